@@ -1,1 +1,9 @@
+//! Perennial keeps third-party OAuth2 tokens fresh for a fleet of API clients, over one DynamoDB table.
 
+pub mod client;
+pub mod entropy;
+pub mod item;
+pub mod record;
+pub mod secret;
+pub mod store;
+pub mod time;

@@ -1,0 +1,264 @@
+//! What is registered: a client, the provider that it is refreshed at, and the names of both.
+//!
+//! A [`Client`] is the operator's part of the table (its `CONFIG` item); a [`Provider`] is a profile in the
+//! configuration. Together they say how a token request is built; neither says anything of state.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+use url::Url;
+
+use crate::secret::Secret;
+use crate::time::Timestamp;
+
+/// Names a client: 1 to 128 characters of `[A-Za-z0-9._:@-]`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClientId(String);
+
+/// A client id that cannot be one.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0:?} is not a client id: use 1 to 128 characters of A-Z a-z 0-9 . _ : @ -")]
+pub struct InvalidClientId(String);
+
+impl ClientId {
+    /// The longest id, in bytes: it keeps a `LEASE` item under 1 KB, which is one write unit.
+    pub const MAX_LEN: usize = 128;
+
+    /// Checks the alphabet and the length.
+    pub fn new(id: impl Into<String>) -> Result<Self, InvalidClientId> {
+        let id = id.into();
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._:@-".contains(&byte);
+        if (1..=Self::MAX_LEN).contains(&id.len()) && id.bytes().all(allowed) {
+            Ok(Self(id))
+        } else {
+            Err(InvalidClientId(id.chars().take(Self::MAX_LEN + 1).collect()))
+        }
+    }
+
+    /// The id as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClientId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl FromStr for ClientId {
+    type Err = InvalidClientId;
+    fn from_str(id: &str) -> Result<Self, InvalidClientId> {
+        Self::new(id)
+    }
+}
+
+/// How tokens are obtained (RFC 6749).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grant {
+    /// Section 4.4: minted from the client's own credentials, again whenever needed.
+    ClientCredentials,
+    /// Section 6: each refresh needs the refresh token that the last one left.
+    RefreshToken,
+}
+
+impl Grant {
+    /// As the table and the `grant_type` parameter spell it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ClientCredentials => "client_credentials",
+            Self::RefreshToken => "refresh_token",
+        }
+    }
+
+    /// Whether losing the stored tokens loses the customer's consent.
+    pub fn needs_refresh_token(self) -> bool {
+        self == Self::RefreshToken
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Grant {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::ClientCredentials, Self::RefreshToken]
+            .into_iter()
+            .find(|grant| grant.as_str() == text)
+            .ok_or_else(|| format!("{text:?} is not a grant: use client_credentials or refresh_token"))
+    }
+}
+
+/// How the client authenticates at the token endpoint (RFC 6749 section 2.3.1, OpenID Connect Core section 9).
+/// Pinned per provider: guessing would send a rotating refresh token twice.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ClientAuth {
+    /// HTTP Basic, id and secret form-encoded first.
+    #[default]
+    ClientSecretBasic,
+    /// Both in the request body.
+    ClientSecretPost,
+    /// A public client: the id alone, in the body.
+    None,
+}
+
+/// What to do when a refresh token may have been redeemed and the answer was lost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InDoubt {
+    /// Send again at once: the provider does not rotate.
+    Reusable,
+    /// The holder replays inside the provider's documented grace window.
+    Grace,
+    /// The holder replays once, promptly; a taker sends once, after its wait. For unknown providers: if the first
+    /// send was processed, the new token exists nowhere else and nothing more can be lost.
+    #[default]
+    RetryOnce,
+    /// Nobody replays; an operator decides. For providers where reuse locks an account.
+    Hold,
+}
+
+/// The most that a provider is asked: a token bucket.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RateLimit {
+    /// Token requests a second, sustained.
+    pub per_second: f64,
+    /// Token requests at once after a rest.
+    pub burst: u32,
+}
+
+/// A provider profile: everything that the clients of one token endpoint have in common.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Provider {
+    /// Its name in the configuration: `[a-z][a-z0-9_]*`.
+    pub name: String,
+    /// The token endpoint (RFC 6749 section 3.2).
+    pub token_url: Url,
+    /// Client authentication.
+    pub auth: ClientAuth,
+    /// Scopes for clients that name none.
+    pub scopes: Vec<String>,
+    /// `audience` for clients that name none.
+    pub audience: Option<String>,
+    /// RFC 8707 resource indicators for clients that name none.
+    pub resource: Vec<String>,
+    /// Further parameters; a client's own parameter of the same name wins.
+    pub params: BTreeMap<String, String>,
+    /// Further request headers.
+    pub headers: BTreeMap<String, Secret>,
+    /// Whether a refresh may return a new refresh token that kills the old one.
+    pub rotates: bool,
+    /// What to do when an answer was lost.
+    pub in_doubt: InDoubt,
+    /// How long a rotated refresh token is still accepted, for [`InDoubt::Grace`].
+    pub grace_window: Duration,
+    /// Whether 503 with Retry-After means that the request was not processed.
+    pub unavailable_is_unprocessed: bool,
+    /// Allows plain http to a host that is not loopback.
+    pub allow_http: bool,
+    /// The whole HTTP exchange, at most: H of the lease protocol.
+    pub request_timeout: Duration,
+    /// Refreshes in flight at once, at most.
+    pub concurrency: usize,
+    /// The rate budget.
+    pub rate: RateLimit,
+    /// The access token's life where the provider does not say.
+    pub default_lifetime: Duration,
+    /// The largest response body that is read, in bytes.
+    pub max_response: usize,
+}
+
+/// A registered client: the `CONFIG` item of a live one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Client {
+    /// Who.
+    pub id: ClientId,
+    /// Name of the provider profile.
+    pub provider: String,
+    /// How tokens are obtained.
+    pub grant: Grant,
+    /// OAuth client id.
+    pub client_id: String,
+    /// OAuth client secret; none for public clients.
+    pub client_secret: Option<Secret>,
+    /// Requested scopes; empty means the provider's.
+    pub scopes: Vec<String>,
+    /// `audience` parameter.
+    pub audience: Option<String>,
+    /// RFC 8707 resource indicators.
+    pub resource: Vec<String>,
+    /// Further parameters of the token request.
+    pub params: BTreeMap<String, String>,
+    /// Token endpoint, where it is not the provider's.
+    pub token_url: Option<Url>,
+    /// No refreshes while true.
+    pub paused: bool,
+    /// "Refresh now": the generation that is to be replaced.
+    pub refresh_now: Option<crate::record::Gen>,
+    /// When an operator last changed it.
+    pub joined: Timestamp,
+}
+
+impl Client {
+    /// The token endpoint that this client is refreshed at.
+    pub fn endpoint<'a>(&'a self, provider: &'a Provider) -> &'a Url {
+        self.token_url.as_ref().unwrap_or(&provider.token_url)
+    }
+
+    /// What binds tokens to the registration that obtained them: provider, token endpoint, OAuth client id. A
+    /// refresh token sent under another client id may be revoked (RFC 6749 section 10.4).
+    pub fn binding(&self, provider: &Provider) -> Binding {
+        Binding::of(&self.provider, self.endpoint(provider), &self.client_id)
+    }
+}
+
+/// See [`Client::binding`]. 32 hexadecimal digits in the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Binding(pub String);
+
+impl Binding {
+    fn of(provider: &str, endpoint: &Url, client_id: &str) -> Self {
+        let mut hash = Sha256::new();
+        for part in [provider, endpoint.as_str(), client_id] {
+            // Lengths first: no two triples run into the same bytes.
+            hash.update(part.len().to_be_bytes());
+            hash.update(part);
+        }
+        Self(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn client_ids_keep_to_their_alphabet_and_length() {
+        for good in ["a", "1234", "acme.eu:crm@7_x-Y", &"x".repeat(128)] {
+            assert!(ClientId::new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "a b", "a#b", "é", "a/b", "a\n", &"x".repeat(129)] {
+            assert!(ClientId::new(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_binding_depends_on_each_of_its_three_parts() {
+        let url = |text| Url::parse(text).expect("a url");
+        let base = Binding::of("acme", &url("https://a.test/token"), "app");
+        assert_eq!(base.0.len(), 32);
+        assert_ne!(base, Binding::of("acm", &url("https://a.test/token"), "app"));
+        assert_ne!(base, Binding::of("acme", &url("https://b.test/token"), "app"));
+        assert_ne!(base, Binding::of("acme", &url("https://a.test/token"), "app2"));
+    }
+}

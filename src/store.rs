@@ -1,0 +1,201 @@
+//! Where the fleet's truth is kept: one table, four operations, outcomes that callers branch on.
+//!
+//! A store *obeys* a [`Change`]; it does not know what the change is for. [`Applied::Lost`] means "no", with what
+//! stood there instead. A [`StoreError`] never means "no": it means "not applied" where it says so, and "don't
+//! know" otherwise.
+
+mod dynamo;
+#[cfg(feature = "embedded")]
+mod embedded;
+mod item;
+mod memory;
+mod table;
+
+use std::future::Future;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+pub use dynamo::{Connection, DynamoStore};
+#[cfg(feature = "embedded")]
+pub use embedded::{Embedded, EmbeddedError};
+pub use memory::MemoryStore;
+pub use table::{Difference, Finding, Schema, TableSpec};
+
+use crate::client::ClientId;
+use crate::item::{Change, Item, Key};
+use crate::record::Partition;
+use crate::time::Timestamp;
+
+/// What became of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// It is written.
+    Committed,
+    /// A condition did not hold, and nothing was written. For each write of the change, in order, the item that
+    /// stands there; `None` where there is none, or where that write's own condition held.
+    Lost(Vec<Option<Item>>),
+}
+
+/// Why an operation gave no answer.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+pub enum StoreError {
+    /// Not applied: the table asks for less. Retry later.
+    #[error("the table throttles: {0}")]
+    Throttled(String),
+    /// Not applied: another transaction held one of the items. Retry at once.
+    #[error("a concurrent transaction got in the way: {0}")]
+    Conflict(String),
+    /// Unknown whether applied: no answer, or a server's fault. Retry.
+    #[error("the store gave no answer: {0}")]
+    Unavailable(String),
+    /// Not applied, and no retry will cure it: validation, access, size, a missing table.
+    #[error("the store refuses: {0}")]
+    Refused(String),
+}
+
+impl StoreError {
+    /// Whether the same call may succeed later.
+    pub fn is_transient(&self) -> bool {
+        !matches!(self, Self::Refused(_))
+    }
+}
+
+/// How much of an item a [`Store::load`] brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// All of it.
+    Whole,
+    /// All but the secrets: what a scheduler keeps in memory.
+    WithoutSecrets,
+}
+
+/// Which clients of a virtual shard a [`Store::query`] lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShardQuery {
+    /// The virtual shard.
+    pub shard: u32,
+    /// Only those whose join stamp is later.
+    pub joined_after: Option<Timestamp>,
+    /// Go on after this row: the last one of the page before.
+    pub after: Option<IndexRow>,
+}
+
+/// One row of the `by-shard` index. The key is raw: a row that another tool wrote may name no client of ours.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct IndexRow {
+    /// Join stamp: the index's sort key.
+    pub joined: Timestamp,
+    /// Partition key of the indexed item.
+    pub pk: String,
+    /// Sort key of the indexed item.
+    pub sk: String,
+}
+
+/// A page of index rows, in the order of their join stamps.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The rows.
+    pub rows: Vec<IndexRow>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// A table of clients.
+pub trait Store: Send + Sync + 'static {
+    /// A client's whole partition, strongly consistent, in one request.
+    fn read(&self, id: &ClientId) -> impl Future<Output = Result<Partition, StoreError>> + Send;
+
+    /// Carries a change out, or says what stands in its way.
+    fn apply(&self, change: &Change) -> impl Future<Output = Result<Applied, StoreError>> + Send;
+
+    /// A page of a virtual shard's clients, eventually consistent.
+    fn query(&self, query: &ShardQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
+
+    /// Many items at once, strongly consistent, in no order; those that do not exist are left out.
+    fn load(&self, keys: &[Key], view: View) -> impl Future<Output = Result<Vec<(Key, Item)>, StoreError>> + Send;
+}
+
+/// What a store's answers tell beside their content: capacity used, and how far the store's clock is from ours.
+#[derive(Debug, Default)]
+pub struct Vitals {
+    write_units_x1000: AtomicU64,
+    read_units_x1000: AtomicU64,
+    throttles: AtomicU64,
+    skew_ms: AtomicI64,
+    answered_at_ms: AtomicI64,
+}
+
+impl Vitals {
+    /// Adds consumed capacity, in capacity units.
+    pub fn consumed(&self, read_units: f64, write_units: f64) {
+        self.read_units_x1000.fetch_add(thousandths(read_units), Ordering::Relaxed);
+        self.write_units_x1000.fetch_add(thousandths(write_units), Ordering::Relaxed);
+    }
+
+    /// Read capacity units consumed since start.
+    pub fn read_units(&self) -> f64 {
+        units(&self.read_units_x1000)
+    }
+
+    /// Write capacity units consumed since start.
+    pub fn write_units(&self) -> f64 {
+        units(&self.write_units_x1000)
+    }
+
+    /// Notes a throttled request.
+    pub fn throttled(&self) {
+        self.throttles.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Throttled requests since start.
+    pub fn throttles(&self) -> u64 {
+        self.throttles.load(Ordering::Relaxed)
+    }
+
+    /// Notes an answer, and the server's `Date` where it had one.
+    pub fn answered(&self, now: Timestamp, server_date: Option<Timestamp>) {
+        self.answered_at_ms.store(now.as_millis(), Ordering::Relaxed);
+        if let Some(date) = server_date {
+            self.skew_ms.store(skew_ms(now, date), Ordering::Relaxed);
+        }
+    }
+
+    /// When the store last answered anything; `None` before the first answer.
+    pub fn answered_at(&self) -> Option<Timestamp> {
+        let millis = self.answered_at_ms.load(Ordering::Relaxed);
+        (millis != 0).then(|| Timestamp::from_millis(millis))
+    }
+
+    /// Our wall clock minus the store's, in milliseconds; zero while they agree to the second of the header.
+    pub fn skew_ms(&self) -> i64 {
+        self.skew_ms.load(Ordering::Relaxed)
+    }
+}
+
+/// The `Date` header (RFC 9110 section 6.6.1) is cut to whole seconds: the true time lies in `[date, date + 1 s)`.
+fn skew_ms(now: Timestamp, date: Timestamp) -> i64 {
+    let behind = now.as_millis().saturating_sub(date.as_millis());
+    if behind < 0 { behind } else { (behind - 999).max(0) }
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "capacity units are small and not negative")]
+fn thousandths(units: f64) -> u64 {
+    (units * 1000.0).round() as u64
+}
+
+#[expect(clippy::cast_precision_loss, reason = "2^53 thousandths of a unit are not reached in a process's life")]
+fn units(counter: &AtomicU64) -> f64 {
+    counter.load(Ordering::Relaxed) as f64 / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_date_header_cut_to_the_second_is_no_skew() {
+        let date = Timestamp::from_secs(100);
+        assert_eq!(skew_ms(Timestamp::from_millis(100_999), date), 0);
+        assert_eq!(skew_ms(Timestamp::from_millis(105_999), date), 5_000);
+        assert_eq!(skew_ms(Timestamp::from_millis(94_000), date), -6_000);
+    }
+}
