@@ -9,7 +9,7 @@ use std::fmt;
 
 use url::Url;
 
-use crate::client::{Binding, Client, ClientId, Grant};
+use crate::client::{Binding, Client, ClientId};
 use crate::item::{Item, Key, Value, attr};
 use crate::secret::Secret;
 use crate::time::Timestamp;
@@ -419,6 +419,7 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Grant;
 
     fn id() -> ClientId {
         ClientId::new("c1").expect("a valid id")
