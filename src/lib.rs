@@ -3,6 +3,7 @@
 pub mod client;
 pub mod entropy;
 pub mod item;
+pub mod plan;
 pub mod record;
 pub mod secret;
 pub mod store;
