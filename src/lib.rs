@@ -5,6 +5,6 @@ pub mod entropy;
 pub mod item;
 pub mod plan;
 pub mod record;
+pub mod reply;
 pub mod secret;
-pub mod store;
 pub mod time;

@@ -1,7 +1,4 @@
 //! The other side: a provider's token endpoint, seen as one question and a closed set of replies.
-//!
-//! What a reply *means* is not decided here. But what happened is told apart here, once and for all: a request
-//! that never left is not one whose answer was lost, since a rotating refresh token may already be spent.
 
 mod http;
 mod wire;
@@ -12,10 +9,10 @@ use std::time::Duration;
 
 use url::Url;
 
-pub use http::{HttpProvider, HttpSettings, TransportError};
-pub use wire::Lifetime;
+pub use http::{HttpEndpoint, HttpSettings};
 
 use crate::client::{Client, ClientAuth, Grant, Provider};
+use crate::reply::Reply;
 use crate::secret::Secret;
 
 /// A token request (RFC 6749 sections 4.4.2 and 6), complete.
@@ -82,63 +79,6 @@ impl TokenRequest {
             unavailable_is_unprocessed: provider.unavailable_is_unprocessed,
             allow_http: provider.allow_http,
             rotates: provider.rotates,
-        }
-    }
-}
-
-/// The tokens of a successful answer (RFC 6749 section 5.1). What the answer omits is `None` and stays as stored.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Tokens {
-    /// The access token.
-    pub access_token: Secret,
-    /// A new refresh token.
-    pub refresh_token: Option<Secret>,
-    /// The type, as spelt.
-    pub token_type: Option<String>,
-    /// The granted scope, space separated.
-    pub scope: Option<String>,
-    /// How long the access token lives.
-    pub lifetime: Lifetime,
-}
-
-/// What became of a token request. Texts are codes of at most 64 bytes, fit for a log and for `LEASE.err`; nothing
-/// of a body is in them but a parsed OAuth error code.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
-    /// Nothing reached the token endpoint: DNS, connect, TLS, a refused URL.
-    NotSent(String),
-    /// The endpoint asks for less (429; per provider 503 with Retry-After); it did not process the request.
-    Throttled {
-        /// Which answer.
-        code: String,
-        /// Retry-After (RFC 9110 section 10.2.3), where there was one.
-        after: Option<Duration>,
-    },
-    /// Something other than the token endpoint's logic answered: a redirect, a firewall's page, a 4xx without an
-    /// OAuth error. Not processed, and no verdict on the grant.
-    Blocked(String),
-    /// A parsed OAuth error code (RFC 6749 section 5.2): the only thing that can end a grant.
-    Rejected(String),
-    /// The request may have been processed: a lost or unreadable answer, or a server's fault.
-    Unknown {
-        /// What happened.
-        code: String,
-        /// Whether the server itself said that it failed (5xx), rather than nothing readable being heard.
-        server_fault: bool,
-        /// Retry-After, where there was one.
-        after: Option<Duration>,
-    },
-    /// Tokens.
-    Granted(Box<Tokens>),
-}
-
-impl Reply {
-    /// What happened, in one word: for logs and metrics.
-    pub fn code(&self) -> &str {
-        match self {
-            Self::NotSent(code) | Self::Blocked(code) | Self::Rejected(code) => code,
-            Self::Throttled { code, .. } | Self::Unknown { code, .. } => code,
-            Self::Granted(_) => "granted",
         }
     }
 }

@@ -1,0 +1,152 @@
+//! A circuit breaker: while it is open nobody is acquired, so that an outage costs no write and leaves no doubt.
+//!
+//! The scheduler keeps one for each token endpoint, opened by transport errors, 5xx and 429, and one for each
+//! (endpoint, OAuth client id), opened by `invalid_client`: a secret that died is one event, not as many dead
+//! grants as there are clients of that application.
+
+use std::time::Duration;
+
+use super::policy::BreakerPolicy;
+use crate::time::Moment;
+
+/// The state of one breaker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Breaker {
+    failures: u32,
+    open: Option<Open>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Open {
+    until: Moment,
+    length: Duration,
+    probing: bool,
+}
+
+/// Whether an attempt may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// It may.
+    Free,
+    /// It may, alone: its outcome closes the breaker or keeps it open.
+    Probe,
+    /// Not now. `Some`: the time at which a probe may begin; `None`: when the probe under way has ended.
+    Refused(Option<Moment>),
+}
+
+impl Breaker {
+    /// Whether an attempt may begin now. Changes nothing: [`Breaker::probing`] says that one has begun.
+    pub fn admit(&self, now: Moment) -> Admission {
+        match &self.open {
+            None => Admission::Free,
+            Some(Open { probing: true, .. }) => Admission::Refused(None),
+            Some(open) if now < open.until => Admission::Refused(Some(open.until)),
+            Some(_) => Admission::Probe,
+        }
+    }
+
+    /// Whether it is open, or half open.
+    pub fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
+    /// A probe has begun.
+    pub fn probing(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.probing = true;
+        }
+    }
+
+    /// A probe ended without having asked anything: another may begin.
+    pub fn inconclusive(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.probing = false;
+        }
+    }
+
+    /// The endpoint answered as it should.
+    pub fn success(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The endpoint failed. `unit`, uniform in `[0, 1)`, spreads the probes of several tasks.
+    pub fn failure(&mut self, policy: &BreakerPolicy, retry_after: Option<Duration>, now: Moment, unit: f64) {
+        self.failures = self.failures.saturating_add(1);
+        let length = match &self.open {
+            Some(open) if open.probing => open.length.saturating_mul(2).min(policy.open_max),
+            // A straggler that began before it opened: nothing new is known.
+            Some(_) => return,
+            None if self.failures >= policy.threshold => policy.open,
+            None => return,
+        };
+        let wait = length.mul_f64(0.75 + unit / 2.0).max(retry_after.unwrap_or_default());
+        self.open = Some(Open { until: now.plus(wait), length, probing: false });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const START: Moment = Moment::from_origin(Duration::from_secs(1000));
+    const HALF: f64 = 0.5;
+
+    fn after(secs: u64) -> Moment {
+        START.plus(Duration::from_secs(secs))
+    }
+
+    fn opened() -> Breaker {
+        let mut breaker = Breaker::default();
+        for _ in 0..5 {
+            breaker.failure(&BreakerPolicy::default(), None, START, HALF);
+        }
+        breaker
+    }
+
+    #[test]
+    fn it_opens_at_the_threshold_and_not_before() {
+        let mut breaker = Breaker::default();
+        for _ in 0..4 {
+            breaker.failure(&BreakerPolicy::default(), None, START, HALF);
+            assert_eq!(breaker.admit(START), Admission::Free);
+        }
+        breaker.success();
+        breaker.failure(&BreakerPolicy::default(), None, START, HALF);
+        assert!(!breaker.is_open(), "a success starts the count again");
+        assert_eq!(opened().admit(START), Admission::Refused(Some(after(5))));
+    }
+
+    #[test]
+    fn one_probe_at_a_time_and_its_failure_doubles_the_wait() {
+        let mut breaker = opened();
+        assert_eq!(breaker.admit(after(5)), Admission::Probe);
+        breaker.probing();
+        assert_eq!(breaker.admit(after(5)), Admission::Refused(None));
+        breaker.failure(&BreakerPolicy::default(), None, after(5), HALF);
+        assert_eq!(breaker.admit(after(6)), Admission::Refused(Some(after(15))));
+    }
+
+    #[test]
+    fn a_probe_that_succeeds_closes_it_and_one_that_asked_nothing_lets_another_begin() {
+        let mut breaker = opened();
+        breaker.probing();
+        breaker.inconclusive();
+        assert_eq!(breaker.admit(after(5)), Admission::Probe);
+        breaker.success();
+        assert_eq!(breaker.admit(after(5)), Admission::Free);
+    }
+
+    #[test]
+    fn retry_after_keeps_it_open_at_least_that_long() {
+        let mut breaker = Breaker { failures: 4, open: None };
+        breaker.failure(&BreakerPolicy::default(), Some(Duration::from_secs(300)), START, HALF);
+        assert_eq!(breaker.admit(after(299)), Admission::Refused(Some(after(300))));
+    }
+
+    #[test]
+    fn stragglers_do_not_prolong_it() {
+        let mut breaker = opened();
+        breaker.failure(&BreakerPolicy::default(), None, after(4), HALF);
+        assert_eq!(breaker.admit(after(5)), Admission::Probe);
+    }
+}

@@ -1,0 +1,288 @@
+//! From what is known to what is done: the two judgements of a refresh.
+//!
+//! [`after_read`] judges a freshly read partition: send, give the lease back, or drop the attempt. [`after_send`]
+//! judges a reply, over the whole attempt and not only its last send. Both are total: nothing that a table or a
+//! provider may say is left undecided.
+
+use std::time::Duration;
+
+use super::backoff;
+use super::in_doubt::{MOST_SENDS, Risk, may_replay, may_send_in_doubt};
+use super::lease::{Doubt, Release};
+use super::policy::{Backoff, Timing};
+use super::schedule::wanted_at;
+use crate::client::{Client, InDoubt, Provider};
+use crate::record::{Gen, Lease, Snapshot, State, Token};
+use crate::reply::{Reply, Tokens};
+use crate::time::{Moment, Timestamp};
+
+/// How far ahead of time an attempt may be: it was due by the clock of whoever scheduled it.
+const EARLY: Duration = Duration::from_secs(5);
+/// The longest pause before a replay.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Failures in a row that are an alarm once the token has expired, whatever their class.
+const LONG_STREAK: u32 = 8;
+
+/// OAuth error codes that end a grant: RFC 6749 section 5.2, OpenID Connect Core section 3.1.2.6, and what vendors
+/// send instead.
+const GRANT_IS_GONE: [&str; 8] = [
+    "invalid_grant",
+    "bad_refresh_token",
+    "BAD_REFRESH_TOKEN",
+    "invalid_refresh_token",
+    "invalid_code",
+    "interaction_required",
+    "login_required",
+    "consent_required",
+];
+/// Codes that speak of the application and not of one customer's grant.
+const CLIENT_IS_REFUSED: [&str; 3] =
+    ["invalid_client", "unauthorized_client", "incorrect_client_credentials"];
+
+/// Whether the code speaks of the application (its id or secret), so that all its clients are affected.
+pub fn refuses_application(code: &str) -> bool {
+    CLIENT_IS_REFUSED.contains(&code)
+}
+
+/// What is to be done with a lease just acquired, now that the partition has been read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Go {
+    /// Send the refresh.
+    Send(Box<Attempt>),
+    /// Give the lease back.
+    Release(Release),
+    /// The lease is no longer ours: do nothing at all.
+    Drop(&'static str),
+}
+
+/// A refresh that is to be sent: everything that the judgement of its replies depends on.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Attempt {
+    /// The registration, secret included.
+    pub client: Client,
+    /// The stored token; none where TTL took the item of a mintable grant.
+    pub token: Option<Token>,
+    /// The lease that is held.
+    pub lease: Lease,
+    /// What is at stake.
+    pub risk: Risk,
+    /// The moment before the acquire was begun.
+    pub begun: Moment,
+}
+
+impl Attempt {
+    /// The generation of the stored token.
+    pub fn tok_gen(&self) -> Gen {
+        self.token.as_ref().map_or(Gen::NONE, |token| token.generation)
+    }
+
+    /// The expiry of the stored access token.
+    pub fn expires_at(&self) -> Timestamp {
+        self.token.as_ref().map_or(Timestamp::EPOCH, |token| token.expires_at)
+    }
+}
+
+/// Judges the partition as it was read after the acquire of `held`.
+pub fn after_read(
+    read: Snapshot,
+    held: &Lease,
+    provider: &Provider,
+    backoff: &Backoff,
+    begun: Moment,
+    now: Timestamp,
+    unit: f64,
+) -> Go {
+    let stored = read.tok_gen();
+    if read.lease.as_ref().map(|lease| lease.generation) != Some(held.generation) || stored >= held.generation
+    {
+        return Go::Drop("fenced out");
+    }
+    let (Some(client), Some(lease)) = (read.client().cloned(), read.lease) else {
+        return Go::Drop("removed");
+    };
+    let token = read.token;
+    let failed = |code: &str| {
+        let expires_at = token.as_ref().map_or(Timestamp::EPOCH, |token| token.expires_at);
+        let next_at = backoff::next_attempt(backoff, lease.fails + 1, expires_at, None, now, unit);
+        Go::Release(Release::Failed { code: code.to_owned(), next_at, doubt: Doubt::Unchanged })
+    };
+    let due_by = now.plus(EARLY);
+    if client.paused || token.as_ref().is_some_and(|token| wanted_at(&client, token) > due_by) {
+        return Go::Release(Release::NotNeeded);
+    }
+    if client.grant.needs_refresh_token() {
+        match &token {
+            None => return failed("no_token_item"),
+            Some(token) if token.refresh_token.is_none() => return failed("no_refresh_token"),
+            Some(token) if token.binding.as_ref().is_some_and(|bound| *bound != client.binding(provider)) => {
+                return failed("binding_mismatch");
+            }
+            Some(_) => {}
+        }
+    }
+    let risk = Risk::of(provider, client.grant);
+    match lease.doubt_about(stored) {
+        Some(sends) if risk.rotates && !may_send_in_doubt(&risk, sends) => {
+            Go::Release(Release::Hold { code: "in_doubt".into(), of: stored, sends })
+        }
+        _ => Go::Send(Box::new(Attempt { client, token, lease, risk, begun })),
+    }
+}
+
+/// What an attempt has sent so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Requests sent.
+    pub sends: u32,
+    /// Those of them that may have been processed without our learning the answer.
+    pub unanswered: u32,
+    /// Those of the unanswered to which nothing at all was heard: a 5xx is at least a server's word that it failed.
+    pub unheard: u32,
+    /// Whether another client secret has been tried.
+    pub second_secret: bool,
+}
+
+impl Tally {
+    /// Counts a send and its reply.
+    #[must_use]
+    pub fn with(self, reply: &Reply) -> Self {
+        let (unanswered, unheard) = match reply {
+            Reply::Unknown { server_fault, .. } => (1, u32::from(!server_fault)),
+            _ => (0, 0),
+        };
+        Self {
+            sends: self.sends + 1,
+            unanswered: self.unanswered + unanswered,
+            unheard: self.unheard + unheard,
+            ..self
+        }
+    }
+}
+
+/// What is to be done after a reply.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    /// Store the tokens.
+    Commit(Box<Tokens>),
+    /// Send the same request again, after a pause.
+    Replay(Duration),
+    /// The grant was refused: read the partition again before believing it.
+    RecheckGrant(String),
+    /// The application was refused: read `CONFIG` again, its secret may have changed.
+    RecheckClient(String),
+    /// Give the lease back.
+    Release(Release),
+}
+
+/// What judging a reply needs beside the attempt.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge<'a> {
+    /// The durations of the protocol.
+    pub timing: &'a Timing,
+    /// How long to wait after a failure.
+    pub backoff: &'a Backoff,
+    /// Steady time.
+    pub moment: Moment,
+    /// Wall time.
+    pub now: Timestamp,
+    /// Uniform in `[0, 1)`.
+    pub unit: f64,
+}
+
+/// Judges a reply. `tally` counts it already.
+pub fn after_send(reply: Reply, attempt: &Attempt, tally: &Tally, judge: &Judge<'_>) -> Verdict {
+    match reply {
+        Reply::Granted(tokens) => Verdict::Commit(tokens),
+        Reply::Rejected(code) if refuses_application(&code) && !tally.second_secret => {
+            Verdict::RecheckClient(code)
+        }
+        Reply::Rejected(code) if ends_grant(&code, attempt) => Verdict::RecheckGrant(code),
+        Reply::Rejected(code) => Verdict::Release(failed(code, None, Doubt::Ended, attempt, judge)),
+        Reply::NotSent(_) | Reply::Throttled { .. } | Reply::Blocked(_) => {
+            let code = reply.code().to_owned();
+            Verdict::Release(unanswered(code, reply.retry_after(), attempt, tally, judge))
+        }
+        Reply::Unknown { ref code, .. } => {
+            let sends = doubtful(attempt, tally);
+            if may_replay(&attempt.risk, judge.timing, tally.sends, sends, attempt.begun, judge.moment) {
+                return Verdict::Replay(PAUSE.mul_f64(judge.unit));
+            }
+            Verdict::Release(unanswered(code.clone(), reply.retry_after(), attempt, tally, judge))
+        }
+    }
+}
+
+fn ends_grant(code: &str, attempt: &Attempt) -> bool {
+    attempt.client.grant.needs_refresh_token() && GRANT_IS_GONE.contains(&code)
+}
+
+/// Sends of the stored refresh token to which nothing was heard, earlier attempts included.
+fn doubtful(attempt: &Attempt, tally: &Tally) -> u32 {
+    attempt.lease.doubt_about(attempt.tok_gen()).unwrap_or(0).saturating_add(tally.unheard)
+}
+
+/// The end of an attempt without an answer: in doubt if any of its sends may have been processed.
+fn unanswered(
+    code: String,
+    retry_after: Option<Duration>,
+    attempt: &Attempt,
+    tally: &Tally,
+    judge: &Judge<'_>,
+) -> Release {
+    if tally.unanswered == 0 || !attempt.risk.rotates {
+        return failed(code, retry_after, Doubt::Unchanged, attempt, judge);
+    }
+    let (of, sends) = (attempt.tok_gen(), doubtful(attempt, tally));
+    if attempt.risk.policy == InDoubt::Hold || sends >= MOST_SENDS {
+        return Release::Hold { code, of, sends };
+    }
+    failed(code, retry_after, Doubt::About(of, sends), attempt, judge)
+}
+
+fn failed(
+    code: String,
+    retry_after: Option<Duration>,
+    doubt: Doubt,
+    attempt: &Attempt,
+    judge: &Judge<'_>,
+) -> Release {
+    let fails = attempt.lease.fails + 1;
+    let (now, unit) = (judge.now, judge.unit);
+    let next_at = backoff::next_attempt(judge.backoff, fails, attempt.expires_at(), retry_after, now, unit);
+    Release::Failed { code, next_at, doubt }
+}
+
+/// After a refused grant: `read` is the partition, read again. A newer token means that a sibling won.
+pub fn after_grant_recheck(code: String, read: &Snapshot, attempt: &Attempt, tally: &Tally) -> Release {
+    let of = attempt.tok_gen();
+    if read.tok_gen() != of {
+        return Release::NotNeeded;
+    }
+    // Refused after a send that may have been processed: the answer that was lost had the new refresh token in it.
+    let was_in_doubt = tally.unanswered > 0 || attempt.lease.doubt_about(of).is_some();
+    Release::Bury { code: if was_in_doubt { "lost_rotation".into() } else { code }, of }
+}
+
+/// After a refused application: `read` is the partition, read again. `Ok` is the client with another secret, to be
+/// tried once; `Err` gives the lease back.
+pub fn after_client_recheck(
+    code: String,
+    read: &Snapshot,
+    attempt: &Attempt,
+    judge: &Judge<'_>,
+) -> Result<Client, Release> {
+    match read.client() {
+        Some(client)
+            if client.client_secret != attempt.client.client_secret
+                && client.client_id == attempt.client.client_id =>
+        {
+            Ok(client.clone())
+        }
+        _ => Err(failed(code, None, Doubt::Ended, attempt, judge)),
+    }
+}
+
+/// Whether a failure is an alarm of its own, whatever its class: a long streak and no good token left.
+pub fn escalates(lease: &Lease, expires_at: Timestamp, now: Timestamp) -> bool {
+    lease.state == State::Idle && lease.fails >= LONG_STREAK && expires_at <= now
+}

@@ -1,0 +1,62 @@
+//! What the tests of the planner have in common.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use url::Url;
+
+use super::in_doubt::Risk;
+use super::policy::Timing;
+use crate::client::{Client, ClientAuth, ClientId, Grant, InDoubt, Provider, RateLimit};
+use crate::secret::Secret;
+use crate::time::Timestamp;
+
+pub(crate) fn timing() -> Timing {
+    let secs = Duration::from_secs;
+    Timing::try_new(secs(90), secs(5), secs(20), secs(15), secs(60)).expect("the defaults are consistent")
+}
+
+pub(crate) fn provider() -> Provider {
+    Provider {
+        name: "acme".into(),
+        token_url: Url::parse("https://acme.test/token").expect("a url"),
+        auth: ClientAuth::ClientSecretBasic,
+        scopes: Vec::new(),
+        audience: None,
+        resource: Vec::new(),
+        params: BTreeMap::new(),
+        headers: BTreeMap::new(),
+        rotates: true,
+        in_doubt: InDoubt::RetryOnce,
+        grace_window: Duration::ZERO,
+        unavailable_is_unprocessed: false,
+        allow_http: false,
+        request_timeout: Duration::from_secs(20),
+        concurrency: 16,
+        rate: RateLimit { per_second: 20.0, burst: 20 },
+        default_lifetime: Duration::from_secs(3300),
+        max_response: 262_144,
+    }
+}
+
+pub(crate) fn risk() -> Risk {
+    Risk::of(&provider(), Grant::RefreshToken)
+}
+
+pub(crate) fn client() -> Client {
+    Client {
+        id: ClientId::new("c1").expect("a valid id"),
+        provider: "acme".into(),
+        grant: Grant::RefreshToken,
+        client_id: "app".into(),
+        client_secret: Some(Secret::new("s")),
+        scopes: Vec::new(),
+        audience: None,
+        resource: Vec::new(),
+        params: BTreeMap::new(),
+        token_url: None,
+        paused: false,
+        refresh_now: None,
+        joined: Timestamp::from_millis(99),
+    }
+}
