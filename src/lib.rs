@@ -4,6 +4,7 @@ pub mod client;
 pub mod entropy;
 pub mod item;
 pub mod plan;
+pub mod provider;
 pub mod record;
 pub mod reply;
 pub mod secret;

@@ -58,7 +58,8 @@ pub struct TokenRequest {
 impl TokenRequest {
     /// The request that this client makes at this provider with this refresh token.
     pub fn new(client: &Client, provider: &Provider, refresh_token: Option<Secret>) -> Self {
-        let or = |own: &[String], common: &[String]| if own.is_empty() { common.to_vec() } else { own.to_vec() };
+        let or =
+            |own: &[String], common: &[String]| if own.is_empty() { common.to_vec() } else { own.to_vec() };
         let mut params = provider.params.clone();
         params.extend(client.params.clone());
         Self {

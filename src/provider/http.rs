@@ -1,0 +1,288 @@
+//! Token requests over HTTP: the `oauth2` crate builds them and reads the answers, over a transport of ours.
+//!
+//! The transport sends once and only once: no redirects (they would carry secrets elsewhere), no retries, and for
+//! providers that rotate no pooled connections, since a request on one that had died is silently sent again. It
+//! keeps status, headers and body for our own classification, and hands the crate a normalised RFC answer, since
+//! the crate would reject many real ones and lose the error code on the way.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+use oauth2::basic::BasicClient;
+use oauth2::{
+    AsyncHttpClient, AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, HttpRequest,
+    HttpResponse, RefreshToken, RequestTokenError, Scope, TokenUrl,
+};
+use url::{Host, Url};
+
+use super::wire::{Answer, classify, retry_after};
+use super::{TokenEndpoint, TokenRequest};
+use crate::client::{ClientAuth, Grant};
+use crate::reply::{Reply, Tokens};
+use crate::time::Clock;
+
+type OAuthClient = BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+
+/// What all providers have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct HttpSettings {
+    /// TCP and TLS handshake, at most.
+    pub connect_timeout: Duration,
+}
+
+/// Sends token requests over HTTP.
+pub struct HttpEndpoint {
+    pooled: reqwest::Client,
+    unpooled: reqwest::Client,
+    clock: Arc<dyn Clock>,
+}
+
+impl HttpEndpoint {
+    /// Fails only where the platform's TLS trust store cannot be used.
+    pub fn new(settings: HttpSettings, clock: Arc<dyn Clock>) -> Result<Self, reqwest::Error> {
+        let client = |pool: usize| {
+            reqwest::Client::builder()
+                .user_agent(concat!("perennial/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(settings.connect_timeout)
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never())
+                .pool_max_idle_per_host(pool)
+                .build()
+        };
+        Ok(Self { pooled: client(4)?, unpooled: client(0)?, clock })
+    }
+
+    async fn exchange(&self, request: HttpRequest, token: &TokenRequest) -> Reply {
+        let client = if token.rotates { &self.unpooled } else { &self.pooled };
+        let (parts, body) = request.into_parts();
+        let mut headers = parts.headers;
+        add_headers(&mut headers, token);
+        let sent = client
+            .request(parts.method, token.url.clone())
+            .headers(headers)
+            .body(body)
+            .timeout(token.timeout)
+            .send()
+            .await;
+        match sent {
+            Ok(response) => self.receive(response, token).await,
+            Err(error) => unsent_or_unknown(&error),
+        }
+    }
+
+    async fn receive(&self, mut response: reqwest::Response, token: &TokenRequest) -> Reply {
+        let status = response.status();
+        let header = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let retry_after = retry_after(header, self.clock.now());
+        let lost = |code: &str| Reply::Unknown { code: code.into(), server_fault: false, after: retry_after };
+        let mut body = zeroize::Zeroizing::new(Vec::new());
+        loop {
+            match response.chunk().await {
+                Ok(Some(chunk)) if body.len() + chunk.len() > token.max_response => {
+                    if status.is_success() {
+                        return lost("response_too_large");
+                    }
+                    // An error page of any size is judged by its status.
+                    body.clear();
+                    break;
+                }
+                Ok(Some(chunk)) => body.extend_from_slice(&chunk),
+                Ok(None) => break,
+                Err(error) if error.is_timeout() => return lost("timeout"),
+                Err(_) => return lost("body_cut_short"),
+            }
+        }
+        let unavailable_is_unprocessed = token.unavailable_is_unprocessed;
+        classify(&Answer { status, retry_after, body: &body, unavailable_is_unprocessed })
+    }
+}
+
+impl fmt::Debug for HttpEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("HttpEndpoint").finish_non_exhaustive()
+    }
+}
+
+impl TokenEndpoint for HttpEndpoint {
+    async fn send(&self, request: &TokenRequest) -> Reply {
+        if !may_be_sent_to(&request.url, request.allow_http) {
+            return Reply::NotSent("plain_http_refused".into());
+        }
+        let client = match oauth_client(request) {
+            Ok(client) => client,
+            Err(url) => return Reply::NotSent(url),
+        };
+        let http = Transport { endpoint: self, request, granted: Mutex::new(None) };
+        let scopes = request.scopes.iter().cloned().map(Scope::new);
+        let extra = extra_parameters(request);
+        let answered = match (request.grant, &request.refresh_token) {
+            (Grant::ClientCredentials, _) => {
+                let exchange = client.exchange_client_credentials().add_scopes(scopes);
+                let exchange =
+                    extra.into_iter().fold(exchange, |it, (name, value)| it.add_extra_param(name, value));
+                exchange.request_async(&http).await
+            }
+            (Grant::RefreshToken, Some(refresh_token)) => {
+                let refresh_token = RefreshToken::new(refresh_token.expose().to_owned());
+                let exchange = client.exchange_refresh_token(&refresh_token).add_scopes(scopes);
+                let exchange =
+                    extra.into_iter().fold(exchange, |it, (name, value)| it.add_extra_param(name, value));
+                exchange.request_async(&http).await
+            }
+            (Grant::RefreshToken, None) => return Reply::NotSent("no_refresh_token".into()),
+        };
+        let tokens = http.granted.into_inner().unwrap_or_else(PoisonError::into_inner);
+        match (answered, tokens) {
+            // Whatever the crate thinks of it: these are tokens, and they may exist nowhere else.
+            (_, Some(tokens)) => Reply::Granted(Box::new(tokens)),
+            (Err(RequestTokenError::Request(outcome)), None) => outcome.0,
+            (_, None) => Reply::NotSent("request_not_built".into()),
+        }
+    }
+}
+
+/// The crate's HTTP-client trait: a normalised answer, or everything else as an error of ours. The tokens themselves
+/// are kept here as they were read, since the crate would drop what it does not know.
+struct Transport<'a> {
+    endpoint: &'a HttpEndpoint,
+    request: &'a TokenRequest,
+    granted: Mutex<Option<Tokens>>,
+}
+
+impl<'c> AsyncHttpClient<'c> for Transport<'_> {
+    type Error = Outcome;
+    type Future = Pin<Box<dyn Future<Output = Result<HttpResponse, Outcome>> + Send + 'c>>;
+
+    fn call(&'c self, wire: HttpRequest) -> Self::Future {
+        Box::pin(async move {
+            let reply = self.endpoint.exchange(wire, self.request).await;
+            let Reply::Granted(tokens) = reply else { return Err(Outcome(reply)) };
+            let normalised = normalised(&tokens);
+            *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(*tokens);
+            Ok(normalised)
+        })
+    }
+}
+
+/// A reply that is not tokens, on its way through the crate.
+#[derive(Debug)]
+struct Outcome(Reply);
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.code())
+    }
+}
+
+impl std::error::Error for Outcome {}
+
+/// Plain http goes to loopback only, unless the provider profile allows it by name.
+fn may_be_sent_to(url: &Url, allow_http: bool) -> bool {
+    match url.scheme() {
+        "https" => true,
+        "http" => allow_http || is_loopback(url),
+        _ => false,
+    }
+}
+
+/// Whether the URL's host is this machine, by its spelling.
+fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
+        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
+        None => false,
+    }
+}
+
+fn oauth_client(request: &TokenRequest) -> Result<OAuthClient, String> {
+    let url = TokenUrl::new(request.url.to_string()).map_err(|_| "token_url_unusable".to_owned())?;
+    let auth = match request.auth {
+        ClientAuth::ClientSecretBasic => AuthType::BasicAuth,
+        ClientAuth::ClientSecretPost | ClientAuth::None => AuthType::RequestBody,
+    };
+    let client =
+        BasicClient::new(ClientId::new(request.client_id.clone())).set_auth_type(auth).set_token_uri(url);
+    Ok(match (&request.client_secret, request.auth) {
+        (Some(secret), ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost) => {
+            client.set_client_secret(ClientSecret::new(secret.expose().to_owned()))
+        }
+        _ => client,
+    })
+}
+
+fn extra_parameters(request: &TokenRequest) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
+    let own = request.params.iter().map(|(name, value)| (Cow::from(name), Cow::from(value)));
+    let audience = request.audience.iter().map(|value| (Cow::from("audience"), Cow::from(value)));
+    let resource = request.resource.iter().map(|value| (Cow::from("resource"), Cow::from(value)));
+    own.chain(audience).chain(resource).collect()
+}
+
+fn add_headers(headers: &mut HeaderMap, token: &TokenRequest) {
+    for (name, value) in &token.headers {
+        // The configuration has checked both.
+        let name = HeaderName::try_from(name.as_str());
+        if let (Ok(name), Ok(mut value)) = (name, HeaderValue::try_from(value.expose())) {
+            value.set_sensitive(true);
+            headers.insert(name, value);
+        }
+    }
+}
+
+/// The RFC's own form of a successful answer, which the crate accepts.
+fn normalised(tokens: &Tokens) -> HttpResponse {
+    let mut body = serde_json::json!({
+        "access_token": tokens.access_token.expose(),
+        "token_type": tokens.token_type.as_deref().unwrap_or("bearer"),
+    });
+    if let Some(refresh_token) = &tokens.refresh_token {
+        body["refresh_token"] = refresh_token.expose().into();
+    }
+    let mut response = HttpResponse::new(body.to_string().into_bytes());
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// A request that failed without an answer: only a connection that never stood is sure not to have carried it.
+fn unsent_or_unknown(error: &reqwest::Error) -> Reply {
+    if error.is_builder() {
+        return Reply::NotSent("request_not_built".into());
+    }
+    if error.is_connect() {
+        let code = if error.is_dns() {
+            "dns"
+        } else if error.is_timeout() {
+            "connect_timeout"
+        } else {
+            "connect"
+        };
+        return Reply::NotSent(code.into());
+    }
+    let code = if error.is_timeout() { "timeout" } else { "connection_lost" };
+    Reply::Unknown { code: code.into(), server_fault: false, after: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_http_goes_to_loopback_only_unless_allowed_by_name() {
+        let may = |url, allow| may_be_sent_to(&Url::parse(url).expect("a url"), allow);
+        for url in ["http://127.0.0.1:1/t", "http://[::1]/t", "http://localhost/t", "https://acme.test/t"] {
+            assert!(may(url, false), "{url}");
+        }
+        for url in
+            ["http://acme.test/t", "http://10.0.0.1/t", "http://localhost.acme.test/t", "ftp://127.0.0.1/t"]
+        {
+            assert!(!may(url, false), "{url}");
+        }
+        assert!(may("http://acme.test/t", true));
+        assert!(!may("ftp://acme.test/t", true));
+    }
+}
