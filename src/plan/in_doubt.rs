@@ -60,11 +60,14 @@ pub fn may_replay(
     begun: Moment,
     now: Moment,
 ) -> bool {
-    let elapsed = now.since(begun);
-    let fits = elapsed + risk.request_timeout + timing.commit_budget() < timing.lease();
-    let in_grace = risk.policy != InDoubt::Grace || elapsed < risk.grace_window;
+    let in_grace = risk.policy != InDoubt::Grace || now.since(begun) < risk.grace_window;
     let not_spent = !risk.rotates || doubtful < MOST_SENDS;
-    fits && in_grace && not_spent && sends < sends_per_attempt(risk.policy)
+    fits_in_lease(risk, timing, begun, now) && in_grace && not_spent && sends < sends_per_attempt(risk.policy)
+}
+
+/// Whether one more exchange and its commit still fit in the lease.
+pub fn fits_in_lease(risk: &Risk, timing: &Timing, begun: Moment, now: Moment) -> bool {
+    now.since(begun) + risk.request_timeout + timing.commit_budget() < timing.lease()
 }
 
 /// Whether a new attempt may send a refresh token that is in doubt after `doubtful` unanswered sends.

@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use super::backoff;
-use super::in_doubt::{MOST_SENDS, Risk, may_replay, may_send_in_doubt};
+use super::in_doubt::{MOST_SENDS, Risk, fits_in_lease, may_replay, may_send_in_doubt};
 use super::lease::{Doubt, Release};
 use super::policy::{Backoff, Timing};
 use super::schedule::wanted_at;
@@ -271,15 +271,19 @@ pub fn after_client_recheck(
     attempt: &Attempt,
     judge: &Judge<'_>,
 ) -> Result<Client, Release> {
-    match read.client() {
-        Some(client)
-            if client.client_secret != attempt.client.client_secret
-                && client.client_id == attempt.client.client_id =>
-        {
-            Ok(client.clone())
-        }
+    let may_send = fits_in_lease(&attempt.risk, judge.timing, attempt.begun, judge.moment);
+    let changed = |client: &&Client| {
+        client.client_secret != attempt.client.client_secret && client.client_id == attempt.client.client_id
+    };
+    match read.client().filter(changed) {
+        Some(client) if may_send => Ok(client.clone()),
         _ => Err(failed(code, None, Doubt::Ended, attempt, judge)),
     }
+}
+
+/// A refusal that could not be verified, since the table gave no answer: nothing is concluded from it.
+pub fn unverified(attempt: &Attempt, judge: &Judge<'_>) -> Release {
+    failed("store_unavailable".to_owned(), None, Doubt::Unchanged, attempt, judge)
 }
 
 /// Whether a failure is an alarm of its own, whatever its class: a long streak and no good token left.

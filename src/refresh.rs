@@ -1,0 +1,503 @@
+//! One refresh, from top to bottom: acquire -> read -> send -> commit. This file is the product.
+//!
+//! Providers rotate refresh tokens and revoke the whole grant when an old one is used again. So nobody sends without
+//! a lease that was durably written first (*acquire*), nobody sends what was not read after that (*read*), a request
+//! leaves once (*send*), and its answer is stored in one conditional write that is retried for as long as the process
+//! lives (*commit*). Everything that decides is in [`crate::plan`]; everything that is written is a
+//! [`Change`]. What is left here is the order of things, which is what safety hangs on.
+//!
+//! Invariants: no request without a lease; no request later than the send window after the acquire was *begun*, on a
+//! clock that counts suspended time; nothing between an answer and its commit that could fail.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{Instrument, debug, error, field, info, info_span, warn};
+
+use crate::client::{Client, ClientId, Provider};
+use crate::entropy::Entropy;
+use crate::item::{Change, Item};
+use crate::plan::lease::{self, Commit, Intent, Release};
+use crate::plan::outcome::{self, Attempt, Go, Judge, Tally, Verdict};
+use crate::plan::{Backoff, Lifetimes, Timing, schedule};
+use crate::provider::{TokenEndpoint, TokenRequest};
+use crate::record::{Gen, Lease, Snapshot, Token, decode_lease};
+use crate::reply::{Reply, Tokens};
+use crate::store::{Applied, Store, StoreError};
+use crate::time::{Clock, Moment, Timestamp};
+
+/// What a task remembers of a client between refreshes: no secrets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Known {
+    /// The registration.
+    pub client: Arc<Client>,
+    /// The bookkeeping.
+    pub lease: Lease,
+    /// The tokens' dates and generation.
+    pub token: Token,
+}
+
+impl Known {
+    /// What is remembered of a partition that was read; `None` where there is no live client in it.
+    pub fn of(snapshot: Snapshot) -> Option<Self> {
+        let client = Arc::new(Client { client_secret: None, ..snapshot.client()?.clone() });
+        let token = snapshot.token.unwrap_or_else(|| Token::stub(Gen::NONE));
+        let token = Token { access_token: None, refresh_token: None, ..token };
+        Some(Self { client, lease: snapshot.lease?, token })
+    }
+}
+
+/// How a refresh ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// New tokens are stored.
+    Refreshed,
+    /// It was not needed: somebody else had done it, or the client is paused.
+    NotNeeded,
+    /// Somebody else holds the lease, or something newer is stored.
+    Conflict,
+    /// There is no such client any more.
+    Removed,
+    /// It failed with this code, and will be tried again.
+    Failed(String),
+    /// It failed with this code, and an operator has to decide.
+    Held(String),
+    /// The provider said with this code that the grant is gone.
+    Dead(String),
+    /// The store gave no answer; nothing was sent.
+    StoreUnavailable(String),
+}
+
+impl Outcome {
+    /// In one word, for logs and metrics.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Refreshed => "refreshed",
+            Self::NotNeeded => "not_needed",
+            Self::Conflict => "conflict",
+            Self::Removed => "removed",
+            Self::Failed(_) => "failed",
+            Self::Held(_) => "held",
+            Self::Dead(_) => "dead",
+            Self::StoreUnavailable(_) => "store_unavailable",
+        }
+    }
+
+    /// What went wrong, in one word.
+    pub fn code(&self) -> Option<&str> {
+        match self {
+            Self::Failed(code) | Self::Held(code) | Self::Dead(code) | Self::StoreUnavailable(code) => {
+                Some(code)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What a refresh leaves for whoever asked for it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Report {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The client as it stands now; `None` where that is not known and has to be read.
+    pub known: Option<Known>,
+    /// The last reply, where anything was sent: for the breakers.
+    pub reply: Option<Reply>,
+}
+
+impl Report {
+    fn unread(outcome: Outcome) -> Self {
+        Self { outcome, known: None, reply: None }
+    }
+}
+
+/// The numbers that a refresh depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// The durations of the lease protocol.
+    pub timing: Timing,
+    /// How long to wait after failures.
+    pub backoff: Backoff,
+    /// Bounds of a lifetime.
+    pub lifetimes: Lifetimes,
+}
+
+/// Refreshes clients, one call each.
+pub struct Refresher<S, E> {
+    store: Arc<S>,
+    endpoint: Arc<E>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<Entropy>,
+    policy: Policy,
+    incarnation: String,
+}
+
+/// An attempt that holds its lease.
+struct Held<'a> {
+    id: &'a ClientId,
+    provider: &'a Provider,
+    lease: Lease,
+    begun: Moment,
+}
+
+impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
+    /// The incarnation, random per process start, names this process in the leases that it takes.
+    pub fn new(
+        store: Arc<S>,
+        endpoint: Arc<E>,
+        clock: Arc<dyn Clock>,
+        entropy: Arc<Entropy>,
+        policy: Policy,
+    ) -> Self {
+        let incarnation = entropy.nonce();
+        Self { store, endpoint, clock, entropy, policy, incarnation }
+    }
+
+    /// This process's name in the leases that it takes.
+    pub fn incarnation(&self) -> &str {
+        &self.incarnation
+    }
+
+    /// The durations of the lease protocol.
+    pub fn timing(&self) -> &Timing {
+        &self.policy.timing
+    }
+
+    /// Refreshes one client. The caller has found it due, or in doubt with its wait over; the table has the last word.
+    pub async fn refresh(&self, known: &Known, provider: &Provider) -> Report {
+        let owner = format!("{}#{}", self.incarnation, self.entropy.nonce());
+        let span = info_span!(
+            "refresh",
+            client = %known.client.id,
+            provider = %provider.name,
+            generation = known.lease.generation.next().0,
+            attempt = %owner,
+            outcome = field::Empty,
+            duration_ms = field::Empty,
+        );
+        let begun = self.clock.moment();
+        let report = self.attempt(known, provider, owner, begun).instrument(span.clone()).await;
+        span.record("outcome", report.outcome.name());
+        span.record("duration_ms", self.clock.moment().since(begun).as_millis());
+        span.in_scope(|| announce(&report, self.clock.now()));
+        report
+    }
+
+    async fn attempt(&self, known: &Known, provider: &Provider, owner: String, begun: Moment) -> Report {
+        let held = match self.acquire(known, provider, owner, begun).await {
+            Ok(held) => held,
+            Err(report) => return report,
+        };
+        let read = match self.read(held.id, begun).await {
+            Ok(read) => read,
+            Err(error) => return self.give_up(&held, known, &error).await,
+        };
+        let (backoff, now, unit) = (&self.policy.backoff, self.clock.now(), self.entropy.unit());
+        let known = Known::of(read.clone());
+        let attempt = match outcome::after_read(read, &held.lease, provider, backoff, begun, now, unit) {
+            Go::Send(attempt) if self.clock.moment().since(begun) <= self.policy.timing.window() => *attempt,
+            Go::Send(_) => return self.release(&held, known, Release::NotNeeded, None).await,
+            Go::Release(release) => return self.release(&held, known, release, None).await,
+            Go::Drop(why) => {
+                info!(why, "the lease is no longer ours: nothing was sent");
+                return Report::unread(Outcome::Conflict);
+            }
+        };
+        match self.send(&held, attempt).await {
+            Sent::Granted { tokens, issued, attempt } => self.commit(&held, *attempt, *tokens, issued).await,
+            Sent::Not { release, reply } => self.release(&held, known, release, Some(reply)).await,
+        }
+    }
+
+    /// Writes the intent, on the lease as it was seen. An unanswered write is issued again unchanged: if it had
+    /// landed, the condition fails and the item that stands there carries this attempt's own name.
+    async fn acquire<'a>(
+        &self,
+        known: &'a Known,
+        provider: &'a Provider,
+        owner: String,
+        begun: Moment,
+    ) -> Result<Held<'a>, Report> {
+        let id = &known.client.id;
+        let intent = Intent { owner, lease: self.policy.timing.lease(), now: self.clock.now() };
+        let Some((change, lease)) = lease::acquire(id, &known.lease, known.token.generation, &intent) else {
+            return Err(Report::unread(Outcome::Conflict));
+        };
+        let error = loop {
+            match self.store.apply(&change).await {
+                Ok(Applied::Committed) => return Ok(Held { id, provider, lease, begun }),
+                Ok(Applied::Lost(found)) => {
+                    let stands = found.into_iter().next().flatten();
+                    if stands.as_ref().and_then(|item| owner_of(id, item)).as_ref() == Some(&intent.owner) {
+                        return Ok(Held { id, provider, lease, begun });
+                    }
+                    return Err(lost(known, stands.as_ref()));
+                }
+                Err(error) if error.is_transient() && self.within_window(begun) => {
+                    debug!(%error, "the acquire went unanswered: issuing it again unchanged");
+                    self.pause().await;
+                }
+                Err(error) => break error,
+            }
+        };
+        // Whether it landed is not known. If it did, this gives it back; if it cannot, the lease runs out.
+        if let Err(error) = self.store.apply(&lease::abandon(id, &intent.owner)).await {
+            debug!(%error, "could not give back a lease that may have been taken");
+        }
+        Err(Report::unread(Outcome::StoreUnavailable(error.to_string())))
+    }
+
+    /// The whole partition, strongly consistent, after the acquire: secrets come from here only.
+    async fn read(&self, id: &ClientId, begun: Moment) -> Result<Snapshot, String> {
+        loop {
+            match self.store.read(id).await {
+                Ok(partition) => return partition.decode(id).map_err(|malformed| malformed.to_string()),
+                Err(error) if error.is_transient() && self.within_window(begun) => self.pause().await,
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+
+    /// Sends until there is a verdict. A replay is logged with the attempt's name before it leaves.
+    async fn send(&self, held: &Held<'_>, mut attempt: Attempt) -> Sent {
+        let mut tally = Tally::default();
+        loop {
+            let stored = attempt.token.as_ref().and_then(|token| token.refresh_token.clone());
+            let request = TokenRequest::new(&attempt.client, held.provider, stored);
+            let issued = self.clock.now();
+            let reply = self.endpoint.send(&request).await;
+            tally = tally.with(&reply);
+            debug!(reply = reply.code(), send = tally.sends, "the token endpoint replied");
+            let judge = self.judge();
+            match outcome::after_send(reply.clone(), &attempt, &tally, &judge) {
+                Verdict::Commit(tokens) => {
+                    return Sent::Granted { tokens, issued, attempt: Box::new(attempt) };
+                }
+                Verdict::Release(release) => return Sent::Not { release, reply },
+                Verdict::Replay(pause) => {
+                    self.clock.sleep(pause).await;
+                    warn!(
+                        replay = tally.sends,
+                        after = reply.code(),
+                        "no answer: sending the same refresh token again, as the provider's in-doubt policy orders"
+                    );
+                }
+                Verdict::RecheckGrant(code) => {
+                    let release = match self.read(held.id, self.clock.moment()).await {
+                        Ok(read) => outcome::after_grant_recheck(code, &read, &attempt, &tally),
+                        Err(_) => outcome::unverified(&attempt, &judge),
+                    };
+                    return Sent::Not { release, reply };
+                }
+                Verdict::RecheckClient(code) => {
+                    let again = match self.read(held.id, self.clock.moment()).await {
+                        Ok(read) => outcome::after_client_recheck(code, &read, &attempt, &self.judge()),
+                        Err(_) => Err(outcome::unverified(&attempt, &judge)),
+                    };
+                    match again {
+                        Ok(client) => attempt.client = client,
+                        Err(release) => return Sent::Not { release, reply },
+                    }
+                    tally.second_secret = true;
+                    info!("the client secret has changed meanwhile: trying the new one once");
+                }
+            }
+        }
+    }
+
+    /// Stores the answer, and does not stop until it is stored, superseded or homeless.
+    async fn commit(&self, held: &Held<'_>, attempt: Attempt, tokens: Tokens, issued: Timestamp) -> Report {
+        let reply = Some(Reply::Granted(Box::new(tokens.clone())));
+        note_drift(held.provider, &attempt, &tokens);
+        let commit = self.plan_commit(held, &attempt, tokens, issued);
+        let change = lease::commit(held.id, &commit);
+        let outcome = self.persist(&change, commit.generation).await;
+        // Past its lease somebody else may have acquired: what stands there now has to be read.
+        let punctual = self.clock.moment().since(held.begun) < self.policy.timing.lease();
+        let known = (outcome == Outcome::Refreshed && punctual).then(|| committed(held, attempt, &commit));
+        Report { outcome, known, reply }
+    }
+
+    fn plan_commit(&self, held: &Held<'_>, attempt: &Attempt, tokens: Tokens, issued: Timestamp) -> Commit {
+        let bounds = &self.policy.lifetimes;
+        let lifetime = schedule::lifetime(tokens.lifetime, held.provider.default_lifetime, bounds);
+        // The first token, or the first after an outage: such refreshes come in waves.
+        let wide = attempt.expires_at() <= issued;
+        Commit {
+            generation: held.lease.generation,
+            expires_at: issued.plus(lifetime),
+            refresh_at: schedule::refresh_at(issued, lifetime, bounds, wide, self.entropy.unit()),
+            now: self.clock.now(),
+            binding: attempt.client.binding(held.provider),
+            grant: attempt.client.grant,
+            item_exists: attempt.token.is_some(),
+            tokens,
+        }
+    }
+
+    async fn persist(&self, change: &Change, generation: Gen) -> Outcome {
+        let mut failures = 0_u32;
+        loop {
+            match self.store.apply(change).await {
+                Ok(Applied::Committed) => return Outcome::Refreshed,
+                Ok(Applied::Lost(found)) => return superseded(found, generation),
+                Err(error) => {
+                    failures += 1;
+                    complain(&error, failures);
+                    let longest = Duration::from_secs(5).min(Duration::from_millis(100) * failures.min(50));
+                    self.clock.sleep(longest.mul_f64(0.5 + self.entropy.unit() / 2.0)).await;
+                }
+            }
+        }
+    }
+
+    /// Gives the lease back with what is known now. Where that cannot be written, the lease is found in doubt.
+    async fn release(
+        &self,
+        held: &Held<'_>,
+        known: Option<Known>,
+        release: Release,
+        reply: Option<Reply>,
+    ) -> Report {
+        let outcome = ended(&release);
+        let change = lease::release(held.id, held.lease.generation, &release);
+        let begun = self.clock.moment();
+        loop {
+            match self.store.apply(&change).await {
+                Ok(Applied::Committed) => {
+                    let lease = lease::released(&held.lease, &release);
+                    return Report { outcome, known: known.map(|known| Known { lease, ..known }), reply };
+                }
+                Ok(Applied::Lost(_)) => return Report { outcome, known: None, reply },
+                Err(error) if error.is_transient() && self.within_window(begun) => self.pause().await,
+                Err(error) => {
+                    warn!(%error, "could not give the lease back: it will be found in doubt");
+                    return Report { outcome, known: None, reply };
+                }
+            }
+        }
+    }
+
+    async fn give_up(&self, held: &Held<'_>, known: &Known, error: &str) -> Report {
+        let report = self.release(held, Some(known.clone()), Release::NotNeeded, None).await;
+        Report { outcome: Outcome::StoreUnavailable(error.to_owned()), known: None, ..report }
+    }
+
+    fn judge(&self) -> Judge<'_> {
+        Judge {
+            timing: &self.policy.timing,
+            backoff: &self.policy.backoff,
+            moment: self.clock.moment(),
+            now: self.clock.now(),
+            unit: self.entropy.unit(),
+        }
+    }
+
+    fn within_window(&self, begun: Moment) -> bool {
+        self.clock.moment().since(begun) < self.policy.timing.window()
+    }
+
+    async fn pause(&self) {
+        self.clock.sleep(Duration::from_millis(200).mul_f64(0.5 + self.entropy.unit())).await;
+    }
+}
+
+enum Sent {
+    Granted { tokens: Box<Tokens>, issued: Timestamp, attempt: Box<Attempt> },
+    Not { release: Release, reply: Reply },
+}
+
+fn owner_of(id: &ClientId, item: &Item) -> Option<String> {
+    decode_lease(id, item).ok()?.owner
+}
+
+/// Somebody else got there first: their lease is what is known now.
+fn lost(known: &Known, stands: Option<&Item>) -> Report {
+    let lease = stands.and_then(|item| decode_lease(&known.client.id, item).ok());
+    let known = lease.map(|lease| Known { lease, ..known.clone() });
+    Report { outcome: Outcome::Conflict, known, reply: None }
+}
+
+/// A commit whose condition failed: it had landed before, or something newer is stored, or the client is gone.
+fn superseded(found: Vec<Option<Item>>, generation: Gen) -> Outcome {
+    let stored = found.into_iter().flatten().find_map(|item| match item.get(crate::item::attr::TOK_GEN) {
+        Some(crate::item::Value::N(stored)) => Some(Gen(*stored)),
+        _ => None,
+    });
+    match stored {
+        Some(stored) if stored == generation => Outcome::Refreshed,
+        Some(_) => Outcome::Conflict,
+        None => Outcome::Removed,
+    }
+}
+
+fn committed(held: &Held<'_>, attempt: Attempt, commit: &Commit) -> Known {
+    let token = Token {
+        generation: commit.generation,
+        binding: Some(commit.binding.clone()),
+        expires_at: Timestamp::from_secs(commit.expires_at.as_secs()),
+        refresh_at: Some(commit.refresh_at),
+        ..Token::stub(commit.generation)
+    };
+    let client = Arc::new(Client { client_secret: None, ..attempt.client });
+    Known { client, lease: held.lease.clone(), token }
+}
+
+fn ended(release: &Release) -> Outcome {
+    match release {
+        Release::NotNeeded => Outcome::NotNeeded,
+        Release::Failed { code, .. } => Outcome::Failed(code.clone()),
+        Release::Hold { code, .. } => Outcome::Held(code.clone()),
+        Release::Bury { code, .. } => Outcome::Dead(code.clone()),
+    }
+}
+
+/// A provider that is said not to rotate and does: replays would burn grants.
+fn note_drift(provider: &Provider, attempt: &Attempt, tokens: &Tokens) {
+    let stored = attempt.token.as_ref().and_then(|token| token.refresh_token.as_ref());
+    if !provider.rotates
+        && tokens.refresh_token.is_some()
+        && tokens.refresh_token.as_ref() != stored
+        && stored.is_some()
+    {
+        error!(
+            alarm = "rotation_drift",
+            "the provider returned another refresh token, and is configured as not rotating: set \
+             providers.{}.rotates = true",
+            provider.name
+        );
+    }
+}
+
+fn complain(error: &StoreError, failures: u32) {
+    if failures == 1 || failures.is_multiple_of(20) || !error.is_transient() {
+        error!(
+            alarm = "uncommitted_tokens",
+            %error,
+            failures,
+            "new tokens are granted and not stored yet: retrying for as long as this process lives"
+        );
+    }
+}
+
+fn announce(report: &Report, now: Timestamp) {
+    let code = report.outcome.code();
+    match &report.outcome {
+        Outcome::Refreshed => info!("refreshed"),
+        Outcome::NotNeeded | Outcome::Conflict | Outcome::Removed => debug!("nothing to do"),
+        Outcome::Dead(_) => {
+            error!(alarm = "dead_grant", code, "the grant is gone: the customer has to consent again")
+        }
+        Outcome::Held(_) => error!(alarm = "in_doubt", code, "held in doubt: an operator has to decide"),
+        Outcome::StoreUnavailable(_) => warn!(code, "the store gave no answer: nothing was sent"),
+        Outcome::Failed(_) => {
+            let escalates =
+                report.known.as_ref().is_some_and(|k| outcome::escalates(&k.lease, k.token.expires_at, now));
+            if escalates {
+                error!(alarm = "expired", code, "still failing, and the token has expired");
+            } else {
+                warn!(code, "failed: will be tried again");
+            }
+        }
+    }
+}

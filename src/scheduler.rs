@@ -1,0 +1,717 @@
+//! When each client's turn comes, and how many at once.
+//!
+//! One heap of times (sixteen bytes an entry; an entry is void once its client's epoch has moved on), and behind it
+//! one *lane* for each token endpoint: clients whose time has come wait there, the soonest expiry first and those
+//! already expired last, until the gate lets them through. The gate is asked *before* the acquire: while a breaker is
+//! open, a rate budget is spent or a shutdown has begun, nobody is acquired, so that an outage costs no write and
+//! leaves no doubt behind.
+//!
+//! Not cron jobs: a million of those cost hundreds of megabytes, and bursts beyond their channel are lost.
+//!
+//! Invariant: at most one job runs for a client, and a job is a refresh or a look. A client whose refresh holds an
+//! answer that is not committed yet is therefore never acquired again by this process.
+
+mod gate;
+mod lane;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::{Id, JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use self::gate::Gate;
+use self::lane::{Lane, LaneKey, Priority};
+use crate::client::{ClientId, Provider};
+use crate::entropy::Entropy;
+use crate::plan::BreakerPolicy;
+use crate::plan::in_doubt::{Risk, Silent, take_over_in};
+use crate::plan::schedule::{Due, due};
+use crate::provider::TokenEndpoint;
+use crate::record::Gen;
+use crate::refresh::{Known, Outcome, Refresher, Report};
+use crate::store::{Store, Vitals};
+use crate::time::{Clock, Moment, Timestamp};
+
+/// The longest sleep: a wall clock that stepped is noticed by then.
+const LONGEST_SLEEP: Duration = Duration::from_secs(5);
+/// How soon a lease that somebody else just took is looked at: most refreshes are over by then.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+/// How often it is looked at while its wait runs.
+const NEXT_LOOK: Duration = Duration::from_secs(15);
+/// How often dead and held clients are looked at: a late holder or an operator may have revived them.
+const RECHECK: Duration = Duration::from_secs(3600);
+
+/// What the fleet tells the scheduler.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// A client is new, or has changed, or was read again.
+    Learn(Box<Known>),
+    /// A client is no longer registered.
+    Forget(ClientId),
+}
+
+/// How a scheduler goes about its work.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Refreshes in flight at once, over all providers.
+    pub concurrency: usize,
+    /// When breakers open.
+    pub breaker: BreakerPolicy,
+    /// Over how long the overdue clients of a start are spread while their tokens are still good.
+    pub spread: Duration,
+    /// Beyond this skew of the wall clock against the store's nobody is acquired.
+    pub max_skew: Duration,
+    /// Run until nothing is due, and then end: failures are not tried again, and take-overs are not put off.
+    pub once: Option<Once>,
+}
+
+/// A run that ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Once {
+    /// How long to wait for leases in doubt.
+    pub max_wait: Duration,
+}
+
+/// What a scheduler has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Refreshes that stored new tokens.
+    pub refreshed: u64,
+    /// Refreshes that failed.
+    pub failed: u64,
+    /// Attempts that found another's lease or newer tokens.
+    pub conflicts: u64,
+    /// In a run that ends: clients that failed, or are still in doubt, and why.
+    pub unfinished: BTreeMap<ClientId, String>,
+    /// Jobs that a drain could not wait for.
+    pub abandoned: usize,
+}
+
+/// What health checks read of a loop: that it turns, and how late it is.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    turned_ms: AtomicU64,
+    lag_ms: AtomicI64,
+    clients: AtomicU64,
+}
+
+impl Pulse {
+    /// Notes a turn of the loop, and how late it came.
+    pub fn turn(&self, moment: Moment, lag: Duration) {
+        let millis = u64::try_from(moment.since(Moment::default()).as_millis()).unwrap_or(u64::MAX);
+        self.turned_ms.store(millis, Ordering::Relaxed);
+        self.lag_ms.store(i64::try_from(lag.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
+    }
+
+    /// How long ago the loop turned.
+    pub fn since_turn(&self, now: Moment) -> Duration {
+        let turned = Duration::from_millis(self.turned_ms.load(Ordering::Relaxed));
+        now.since(Moment::from_origin(turned))
+    }
+
+    /// How late the loop came to what was due, the last time it turned.
+    pub fn lag(&self) -> Duration {
+        Duration::from_millis(self.lag_ms.load(Ordering::Relaxed).max(0).unsigned_abs())
+    }
+
+    /// Clients under care.
+    pub fn clients(&self) -> u64 {
+        self.clients.load(Ordering::Relaxed)
+    }
+}
+
+/// One client's place.
+struct Slot {
+    known: Known,
+    epoch: u32,
+    phase: Phase,
+    /// Where it waits while it is ready.
+    queued: Option<(LaneKey, Priority)>,
+    /// Which generation is in doubt, and when this task first saw it so. Kept across looks: a timer that restarted
+    /// with every look would never run out.
+    silent: Option<(Gen, Moment)>,
+    /// Something changed while a job was running.
+    stale: bool,
+}
+
+/// How a client that is due already comes to its turn.
+#[derive(Clone, Copy)]
+enum Pace {
+    /// At once.
+    Prompt,
+    /// Not in the same breath: nothing came of its last turn.
+    Unhurried,
+    /// Spread over a while if its token is still good: after a start many are overdue together.
+    Spread,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Waiting,
+    Ready,
+    Running,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Entry {
+    at: Timestamp,
+    slot: u32,
+    epoch: u32,
+}
+
+enum Done {
+    Refreshed(Box<Report>),
+    /// Read again; `None`: no longer a live client. `Err`: the store gave no answer, or the item is malformed.
+    Looked(Result<Option<Box<Known>>, String>),
+}
+
+/// Runs refreshes when they are due.
+pub struct Scheduler<S, E> {
+    refresher: Arc<Refresher<S, E>>,
+    store: Arc<S>,
+    vitals: Arc<Vitals>,
+    clock: Arc<dyn Clock>,
+    entropy: Arc<Entropy>,
+    providers: BTreeMap<String, Arc<Provider>>,
+    settings: Settings,
+    gate: Gate,
+    slots: Vec<Option<Slot>>,
+    index: BTreeMap<ClientId, u32>,
+    heap: BinaryHeap<Reverse<Entry>>,
+    lanes: BTreeMap<LaneKey, Lane>,
+    jobs: JoinSet<Done>,
+    running: HashMap<Id, (u32, Option<LaneKey>)>,
+    pulse: Arc<Pulse>,
+    summary: Summary,
+    started: (Timestamp, Moment),
+}
+
+/// What a scheduler works with.
+pub struct Parts<S, E> {
+    /// Who refreshes.
+    pub refresher: Arc<Refresher<S, E>>,
+    /// Where clients are read again.
+    pub store: Arc<S>,
+    /// The store's clock, for the skew.
+    pub vitals: Arc<Vitals>,
+    /// Time.
+    pub clock: Arc<dyn Clock>,
+    /// Jitter.
+    pub entropy: Arc<Entropy>,
+    /// Provider profiles by name.
+    pub providers: BTreeMap<String, Arc<Provider>>,
+    /// Numbers.
+    pub settings: Settings,
+}
+
+impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
+    /// Knows no client yet.
+    pub fn new(parts: Parts<S, E>) -> Self {
+        let gate = Gate::new(&parts.providers, parts.settings.breaker, Arc::clone(&parts.clock));
+        let started = (parts.clock.now(), parts.clock.moment());
+        Self {
+            refresher: parts.refresher,
+            store: parts.store,
+            vitals: parts.vitals,
+            clock: parts.clock,
+            entropy: parts.entropy,
+            providers: parts.providers,
+            settings: parts.settings,
+            gate,
+            slots: Vec::new(),
+            index: BTreeMap::new(),
+            heap: BinaryHeap::new(),
+            lanes: BTreeMap::new(),
+            jobs: JoinSet::new(),
+            running: HashMap::new(),
+            pulse: Arc::new(Pulse::default()),
+            summary: Summary::default(),
+            started,
+        }
+    }
+
+    /// What health checks read.
+    pub fn pulse(&self) -> Arc<Pulse> {
+        Arc::clone(&self.pulse)
+    }
+
+    /// Runs until `drain` is cancelled (or, in a run that ends, until nothing is due), then waits for what is in
+    /// flight, at most for `patience` and not beyond `now`.
+    pub async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        drain: &CancellationToken,
+        now: &CancellationToken,
+        patience: Duration,
+    ) -> Summary {
+        loop {
+            self.start_what_may();
+            if self.has_ended(&commands) {
+                break;
+            }
+            let nap = self.clock.sleep(self.nap());
+            tokio::select! {
+                biased;
+                () = drain.cancelled() => break,
+                Some(done) = self.jobs.join_next_with_id() => self.finish(done),
+                Some(command) = commands.recv() => self.obey(command),
+                () = nap => {}
+            }
+        }
+        self.drain(now, patience).await
+    }
+
+    /// Stops acquiring, and lets every job end: a refresh in flight may hold the only copy of its tokens.
+    async fn drain(mut self, now: &CancellationToken, patience: Duration) -> Summary {
+        let limit = self.clock.sleep(patience);
+        tokio::pin!(limit);
+        while !self.jobs.is_empty() {
+            tokio::select! {
+                biased;
+                () = now.cancelled() => break,
+                () = &mut limit => break,
+                Some(done) = self.jobs.join_next_with_id() => self.finish(done),
+            }
+        }
+        if !self.jobs.is_empty() {
+            self.summary.abandoned = self.jobs.len();
+            error!(
+                jobs = self.jobs.len(),
+                "stopped without waiting for refreshes in flight: answers may be lost"
+            );
+        }
+        self.summary
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Learn(known) => self.learn(*known),
+            Command::Forget(id) => self.forget(&id),
+        }
+    }
+
+    fn learn(&mut self, known: Known) {
+        let slot = match self.index.get(&known.client.id) {
+            Some(slot) => *slot,
+            None => self.admit(known.clone()),
+        };
+        let Some(place) = self.slots[slot as usize].as_mut() else { return };
+        if place.phase == Phase::Running {
+            // The job may have overtaken what was read: look again when it ends.
+            place.stale = true;
+            return;
+        }
+        // Reads may arrive out of order; generations tell.
+        if known.lease.generation >= place.known.lease.generation {
+            place.known = known;
+        }
+        self.reschedule(slot, Pace::Spread);
+    }
+
+    fn admit(&mut self, known: Known) -> u32 {
+        let slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        self.index.insert(known.client.id.clone(), slot);
+        self.slots.push(Some(Slot {
+            known,
+            epoch: 0,
+            phase: Phase::Waiting,
+            queued: None,
+            silent: None,
+            stale: false,
+        }));
+        self.pulse.clients.store(self.index.len() as u64, Ordering::Relaxed);
+        slot
+    }
+
+    fn forget(&mut self, id: &ClientId) {
+        let Some(slot) = self.index.get(id).copied() else { return };
+        if let Some(place) = self.place_mut(slot).filter(|place| place.phase == Phase::Running) {
+            // It is read again when its job ends, and found to be gone.
+            place.stale = true;
+            return;
+        }
+        self.leave_lane(slot);
+        self.slots[slot as usize] = None;
+        self.index.remove(id);
+        self.pulse.clients.store(self.index.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Puts a client where it belongs by what is known of it now.
+    fn reschedule(&mut self, slot: u32, pace: Pace) {
+        self.leave_lane(slot);
+        let (now, moment) = (self.clock.now(), self.clock.moment());
+        let Some(place) = self.slots[slot as usize].as_mut() else { return };
+        place.epoch = place.epoch.wrapping_add(1);
+        place.phase = Phase::Waiting;
+        let due = due(&place.known.client, &place.known.lease, &place.known.token);
+        let generation = place.known.lease.generation;
+        place.silent = match (due, place.silent) {
+            (Due::InDoubt, Some((seen, since))) if seen == generation => Some((seen, since)),
+            (Due::InDoubt, _) => Some((generation, moment)),
+            _ => None,
+        };
+        let at = match due {
+            Due::At(at) => Some(self.pace(slot, at, now, pace)),
+            Due::InDoubt => Some(now.plus(self.next_look(slot, moment, now))),
+            Due::Recheck => Some(now.plus(RECHECK)),
+            Due::Never => None,
+        };
+        if let Some(at) = at.filter(|at| self.cares_about(due, *at)) {
+            let epoch = self.slots[slot as usize].as_ref().map_or(0, |place| place.epoch);
+            self.heap.push(Reverse(Entry { at, slot, epoch }));
+        }
+    }
+
+    /// A run that ends takes what was due when it began, and what is in doubt.
+    fn cares_about(&self, due: Due, at: Timestamp) -> bool {
+        match (self.settings.once, due) {
+            (None, _) | (Some(_), Due::InDoubt) => true,
+            (Some(_), Due::At(_)) => at <= self.started.0,
+            (Some(_), _) => false,
+        }
+    }
+
+    fn pace(&self, slot: u32, at: Timestamp, now: Timestamp, pace: Pace) -> Timestamp {
+        let spread = self.settings.spread;
+        let good = self.place(slot).is_some_and(|place| place.known.token.expires_at > now.plus(spread));
+        match pace {
+            Pace::Prompt => at,
+            Pace::Unhurried => at.max(now.plus(Duration::from_secs(1))),
+            Pace::Spread if self.settings.once.is_none() && good && (Timestamp::EPOCH < at && at < now) => {
+                now.plus(spread.mul_f64(self.entropy.unit()))
+            }
+            Pace::Spread => at,
+        }
+    }
+
+    fn next_look(&self, slot: u32, moment: Moment, now: Timestamp) -> Duration {
+        let wait = self.take_over_in(slot, moment, now).unwrap_or(RECHECK);
+        let fresh = self.place(slot).and_then(|place| place.silent).is_some_and(|(_, since)| since == moment);
+        wait.min(if fresh { FIRST_LOOK } else { NEXT_LOOK }).max(Duration::from_millis(200))
+    }
+
+    /// How long until the lease in doubt may be taken over; `None` where it is not in doubt, or nobody knows how.
+    fn take_over_in(&self, slot: u32, moment: Moment, now: Timestamp) -> Option<Duration> {
+        let place = self.place(slot)?;
+        let (_, first_seen) = place.silent?;
+        let provider = self.providers.get(&place.known.client.provider)?;
+        let silent = Silent {
+            lease: Duration::from_millis(place.known.lease.lease_ms.max(0).unsigned_abs()),
+            first_seen,
+            expires_at: place.known.token.expires_at,
+        };
+        let risk = Risk::of(provider, place.known.client.grant);
+        Some(take_over_in(&silent, &risk, self.refresher.timing(), self.settings.once.is_none(), moment, now))
+    }
+
+    fn place(&self, slot: u32) -> Option<&Slot> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    fn place_mut(&mut self, slot: u32) -> Option<&mut Slot> {
+        self.slots.get_mut(slot as usize)?.as_mut()
+    }
+
+    fn leave_lane(&mut self, slot: u32) {
+        let Some(place) = self.place_mut(slot) else { return };
+        let Some((key, priority)) = place.queued.take() else { return };
+        place.phase = Phase::Waiting;
+        if let Some(lane) = self.lanes.get_mut(&key) {
+            lane.remove(priority, slot);
+        }
+    }
+
+    fn lane_of(&self, known: &Known) -> Option<LaneKey> {
+        let provider = self.providers.get(&known.client.provider)?;
+        Some(LaneKey::of(&known.client, provider))
+    }
+
+    /// Moves what is due into its lane, then starts what the gate lets through.
+    fn start_what_may(&mut self) {
+        let (now, moment) = (self.clock.now(), self.clock.moment());
+        let lag = self.collect_due(now, moment);
+        self.pulse.turn(moment, lag);
+        if self.too_skewed() {
+            self.dismiss_lanes("the wall clock is too far from the store's");
+            return;
+        }
+        let keys: Vec<_> = self.lanes.keys().cloned().collect();
+        for key in keys {
+            self.start_lane(&key, moment, now);
+        }
+    }
+
+    fn too_skewed(&self) -> bool {
+        Duration::from_millis(self.vitals.skew_ms().unsigned_abs()) > self.settings.max_skew
+    }
+
+    /// Returns how late the first of them is.
+    fn collect_due(&mut self, now: Timestamp, moment: Moment) -> Duration {
+        let mut lag = Duration::ZERO;
+        while let Some(Reverse(entry)) = self.heap.peek().copied().filter(|Reverse(entry)| entry.at <= now) {
+            self.heap.pop();
+            let valid =
+                self.place(entry.slot).is_some_and(|p| p.epoch == entry.epoch && p.phase == Phase::Waiting);
+            if valid {
+                lag = lag.max(now.since(entry.at.max(self.started.0)));
+                self.make_ready(entry.slot, now, moment);
+            }
+        }
+        lag
+    }
+
+    fn make_ready(&mut self, slot: u32, now: Timestamp, moment: Moment) {
+        let Some(place) = self.place(slot) else { return };
+        match due(&place.known.client, &place.known.lease, &place.known.token) {
+            Due::At(_) => self.enter_lane(slot, now),
+            Due::InDoubt if self.waited_out(moment) => {
+                self.give_up_on(slot, "in doubt: another attempt holds its lease")
+            }
+            Due::InDoubt | Due::Recheck => self.look(slot),
+            Due::Never => {}
+        }
+    }
+
+    fn waited_out(&self, moment: Moment) -> bool {
+        self.settings.once.is_some_and(|once| moment.since(self.started.1) >= once.max_wait)
+    }
+
+    fn give_up_on(&mut self, slot: u32, why: &str) {
+        self.leave_lane(slot);
+        if let Some(place) = self.place(slot) {
+            let id = place.known.client.id.clone();
+            self.summary.unfinished.insert(id, why.to_owned());
+        }
+    }
+
+    /// In a run that ends, nobody waits for what will not come.
+    fn dismiss_lanes(&mut self, why: &str) {
+        if self.settings.once.is_some() {
+            let waiting: Vec<_> = self.lanes.values().flat_map(Lane::slots).collect();
+            waiting.into_iter().for_each(|slot| self.give_up_on(slot, why));
+        }
+    }
+
+    fn enter_lane(&mut self, slot: u32, now: Timestamp) {
+        let Some(place) = self.place(slot) else { return };
+        let Some(key) = self.lane_of(&place.known) else {
+            let client = place.known.client.id.clone();
+            let provider = place.known.client.provider.clone();
+            warn!(%client, provider, "skipped: its provider is not in this task's configuration");
+            self.summary.unfinished.insert(client, format!("provider `{provider}` is not configured"));
+            return;
+        };
+        let priority = Priority::of(&place.known, now);
+        if let Some(place) = self.place_mut(slot) {
+            place.phase = Phase::Ready;
+            place.queued = Some((key.clone(), priority));
+        }
+        self.lanes.entry(key).or_default().insert(priority, slot);
+    }
+
+    fn start_lane(&mut self, key: &LaneKey, moment: Moment, now: Timestamp) {
+        while self.running.len() < self.settings.concurrency {
+            let Some(slot) = self.lanes.get(key).and_then(Lane::first) else { return };
+            let Some(app) = self.place(slot).map(|place| place.known.client.client_id.clone()) else {
+                return;
+            };
+            if let Some(until) = self.gate.application_opens_at(key, &app, moment) {
+                // One application's dead secret must not hold up its neighbours.
+                self.park(slot, now.plus(until.since(moment)), moment);
+                continue;
+            }
+            if !self.gate.admit(key, &app, moment) {
+                if self.waited_out(moment) && self.gate.is_open(key) {
+                    self.give_up_on(slot, "its token endpoint keeps failing");
+                    continue;
+                }
+                return;
+            }
+            self.leave_lane(slot);
+            self.start(slot, key.clone());
+        }
+    }
+
+    fn park(&mut self, slot: u32, until: Timestamp, moment: Moment) {
+        self.leave_lane(slot);
+        if self.waited_out(moment) {
+            self.give_up_on(slot, "its application is refused by the token endpoint");
+            return;
+        }
+        self.look_at(slot, until);
+    }
+
+    /// Wakes for a client at that time, whatever is known of it.
+    fn look_at(&mut self, slot: u32, at: Timestamp) {
+        let Some(place) = self.place_mut(slot) else { return };
+        place.epoch = place.epoch.wrapping_add(1);
+        let epoch = place.epoch;
+        self.heap.push(Reverse(Entry { at, slot, epoch }));
+    }
+
+    fn start(&mut self, slot: u32, key: LaneKey) {
+        let Some(place) = self.slots[slot as usize].as_mut() else { return };
+        let Some(provider) = self.providers.get(&place.known.client.provider) else { return };
+        place.phase = Phase::Running;
+        let (refresher, known) = (Arc::clone(&self.refresher), place.known.clone());
+        let provider = Arc::clone(provider);
+        let job = async move { Done::Refreshed(Box::new(refresher.refresh(&known, &provider).await)) };
+        let handle = self.jobs.spawn(job);
+        self.running.insert(handle.id(), (slot, Some(key)));
+    }
+
+    /// Reads a client again.
+    fn look(&mut self, slot: u32) {
+        let Some(place) = self.slots[slot as usize].as_mut() else { return };
+        place.phase = Phase::Running;
+        let (store, id) = (Arc::clone(&self.store), place.known.client.id.clone());
+        let job = async move {
+            let looked = match store.read(&id).await {
+                Ok(partition) => partition.decode(&id).map_err(|malformed| malformed.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            Done::Looked(looked.map(|snapshot| Known::of(snapshot).map(Box::new)))
+        };
+        let handle = self.jobs.spawn(job);
+        self.running.insert(handle.id(), (slot, None));
+    }
+
+    fn finish(&mut self, done: Result<(Id, Done), JoinError>) {
+        let id = match &done {
+            Ok((id, _)) => *id,
+            Err(error) => error.id(),
+        };
+        let Some((slot, key)) = self.running.remove(&id) else { return };
+        match done {
+            Ok((_, Done::Refreshed(report))) => self.finish_refresh(slot, key, *report),
+            Ok((_, Done::Looked(looked))) => self.finish_look(slot, looked),
+            Err(error) => self.finish_panic(slot, key, &error),
+        }
+    }
+
+    fn finish_refresh(&mut self, slot: u32, key: Option<LaneKey>, report: Report) {
+        let (now, moment, unit) = (self.clock.now(), self.clock.moment(), self.entropy.unit());
+        let Some(place) = self.place_mut(slot) else { return };
+        place.phase = Phase::Waiting;
+        let stale = std::mem::take(&mut place.stale);
+        let (id, app) = (place.known.client.id.clone(), place.known.client.client_id.clone());
+        if let Some(key) = key {
+            self.gate.ended(&key, &app, report.reply.as_ref(), moment, unit);
+        }
+        self.count(&id, &report.outcome);
+        if self.ends_with(&report.outcome) {
+            return;
+        }
+        match (report.outcome, report.known) {
+            // Nothing was learnt, and the store may be in trouble.
+            (Outcome::StoreUnavailable(_), _) => self.look_at(slot, now.plus(NEXT_LOOK.mul_f64(0.2 + unit))),
+            (outcome, Some(known)) if !stale => {
+                if let Some(place) = self.place_mut(slot) {
+                    place.known = known;
+                }
+                let prompt = matches!(outcome, Outcome::Refreshed | Outcome::Conflict);
+                self.reschedule(slot, if prompt { Pace::Prompt } else { Pace::Unhurried });
+            }
+            _ => self.look(slot),
+        }
+    }
+
+    /// In a run that ends, a client that was tried is done with, whatever came of it.
+    fn ends_with(&self, outcome: &Outcome) -> bool {
+        self.settings.once.is_some() && !matches!(outcome, Outcome::Conflict)
+    }
+
+    fn count(&mut self, id: &ClientId, outcome: &Outcome) {
+        match outcome {
+            Outcome::Refreshed => self.summary.refreshed += 1,
+            Outcome::Conflict => self.summary.conflicts += 1,
+            Outcome::NotNeeded | Outcome::Removed => {}
+            Outcome::Failed(_) | Outcome::Held(_) | Outcome::Dead(_) | Outcome::StoreUnavailable(_) => {
+                self.summary.failed += 1;
+            }
+        }
+        match outcome.code() {
+            Some(code) if self.settings.once.is_some() => {
+                self.summary.unfinished.insert(id.clone(), format!("{}: {code}", outcome.name()));
+            }
+            _ => {
+                self.summary.unfinished.remove(id);
+            }
+        }
+    }
+
+    fn finish_look(&mut self, slot: u32, looked: Result<Option<Box<Known>>, String>) {
+        let now = self.clock.now();
+        let Some(place) = self.place_mut(slot) else { return };
+        place.phase = Phase::Waiting;
+        let id = place.known.client.id.clone();
+        if std::mem::take(&mut place.stale) {
+            return self.look(slot);
+        }
+        match looked {
+            Ok(Some(known)) => self.finish_good_look(slot, *known),
+            Ok(None) => self.forget(&id),
+            Err(problem) => {
+                warn!(client = %id, problem, "could not be read again: will be looked at later");
+                self.look_at(slot, now.plus(NEXT_LOOK));
+            }
+        }
+    }
+
+    fn finish_good_look(&mut self, slot: u32, known: Known) {
+        let (now, moment) = (self.clock.now(), self.clock.moment());
+        let Some(place) = self.place_mut(slot) else { return };
+        place.known = known;
+        let same = place.silent.is_some_and(|(seen, _)| seen == place.known.lease.generation);
+        let in_doubt = due(&place.known.client, &place.known.lease, &place.known.token) == Due::InDoubt;
+        let id = place.known.client.id.clone();
+        if same && in_doubt && self.take_over_in(slot, moment, now) == Some(Duration::ZERO) {
+            info!(client = %id, "its owner has fallen silent: taking over");
+            self.enter_lane(slot, now);
+        } else {
+            self.reschedule(slot, Pace::Unhurried);
+        }
+    }
+
+    fn finish_panic(&mut self, slot: u32, key: Option<LaneKey>, error: &JoinError) {
+        let (now, moment, unit) = (self.clock.now(), self.clock.moment(), self.entropy.unit());
+        let Some(place) = self.place_mut(slot) else { return };
+        place.phase = Phase::Waiting;
+        let (id, app) = (place.known.client.id.clone(), place.known.client.client_id.clone());
+        error!(alarm = "panic", client = %id, %error, "a refresh panicked: its client will be read again");
+        if let Some(key) = key {
+            self.gate.ended(&key, &app, None, moment, unit);
+        }
+        self.summary.failed += 1;
+        if self.settings.once.is_some() {
+            self.summary.unfinished.insert(id, "its refresh panicked".to_owned());
+        } else {
+            self.look_at(slot, now.plus(NEXT_LOOK));
+        }
+    }
+
+    fn has_ended(&self, commands: &mpsc::Receiver<Command>) -> bool {
+        self.settings.once.is_some()
+            && commands.is_closed()
+            && commands.is_empty()
+            && self.jobs.is_empty()
+            && self.heap.is_empty()
+            && self.lanes.values().all(Lane::is_empty)
+    }
+
+    fn nap(&self) -> Duration {
+        let (now, moment) = (self.clock.now(), self.clock.moment());
+        let next = self.heap.peek().map_or(LONGEST_SLEEP, |Reverse(entry)| entry.at.since(now));
+        let gate = self
+            .gate
+            .opens_in(self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|(key, _)| key), moment);
+        let least = Duration::from_millis(1);
+        next.min(gate.unwrap_or(LONGEST_SLEEP)).clamp(least, LONGEST_SLEEP)
+    }
+}

@@ -1,0 +1,173 @@
+//! The gate before the acquire: concurrency and rate budget of each provider, a breaker for each token endpoint, and
+//! one for each (endpoint, OAuth client id).
+
+use std::collections::BTreeMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Duration;
+
+use governor::clock::Clock as GovernorClock;
+use governor::middleware::NoOpMiddleware;
+use governor::nanos::Nanos;
+use governor::state::{InMemoryState, NotKeyed};
+use governor::{Quota, RateLimiter};
+
+use super::lane::LaneKey;
+use crate::client::{Provider, RateLimit};
+use crate::plan::BreakerPolicy;
+use crate::plan::breaker::{Admission, Breaker};
+use crate::plan::outcome::refuses_application;
+use crate::reply::Reply;
+use crate::time::{Clock, Moment};
+
+/// The injected steady clock, for the rate limiter.
+#[derive(Clone)]
+struct Steady(Arc<dyn Clock>);
+
+impl GovernorClock for Steady {
+    type Instant = Nanos;
+    fn now(&self) -> Nanos {
+        Nanos::from(self.0.moment().since(Moment::default()))
+    }
+}
+
+type Limiter = RateLimiter<NotKeyed, InMemoryState, Steady, NoOpMiddleware<Nanos>>;
+
+struct Budget {
+    limiter: Limiter,
+    concurrency: usize,
+    running: usize,
+    /// When the rate budget has something left again.
+    spent_until: Option<Moment>,
+}
+
+pub(crate) struct Gate {
+    policy: BreakerPolicy,
+    clock: Steady,
+    budgets: BTreeMap<String, Budget>,
+    endpoints: BTreeMap<String, Breaker>,
+    applications: BTreeMap<(String, String), Breaker>,
+}
+
+impl Gate {
+    pub(crate) fn new(
+        providers: &BTreeMap<String, Arc<Provider>>,
+        policy: BreakerPolicy,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        let clock = Steady(clock);
+        let budget = |provider: &Provider| Budget {
+            limiter: RateLimiter::direct_with_clock(quota(provider.rate), clock.clone()),
+            concurrency: provider.concurrency,
+            running: 0,
+            spent_until: None,
+        };
+        let budgets = providers.iter().map(|(name, provider)| (name.clone(), budget(provider))).collect();
+        Self { policy, clock, budgets, endpoints: BTreeMap::new(), applications: BTreeMap::new() }
+    }
+
+    /// When this application's breaker lets somebody through; `None` where it does so now.
+    pub(crate) fn application_opens_at(&self, key: &LaneKey, app: &str, now: Moment) -> Option<Moment> {
+        match self.applications.get(&application(key, app))?.admit(now) {
+            Admission::Free | Admission::Probe => None,
+            Admission::Refused(until) => Some(until.unwrap_or(now.plus(Duration::from_secs(1)))),
+        }
+    }
+
+    /// Lets one attempt through, and remembers it; [`Gate::ended`] must follow.
+    pub(crate) fn admit(&mut self, key: &LaneKey, app: &str, now: Moment) -> bool {
+        let endpoint =
+            self.endpoints.get(&key.endpoint).map_or(Admission::Free, |breaker| breaker.admit(now));
+        if matches!(endpoint, Admission::Refused(_)) {
+            return false;
+        }
+        let Some(budget) = self.budgets.get_mut(&key.provider) else { return false };
+        if budget.running >= budget.concurrency {
+            return false;
+        }
+        if let Err(not_until) = budget.limiter.check() {
+            let wait = not_until.wait_time_from(GovernorClock::now(&self.clock));
+            budget.spent_until = Some(now.plus(wait));
+            return false;
+        }
+        budget.spent_until = None;
+        budget.running += 1;
+        if let Some(breaker) = self.endpoints.get_mut(&key.endpoint) {
+            breaker.probing();
+        }
+        if let Some(breaker) = self.applications.get_mut(&application(key, app)) {
+            breaker.probing();
+        }
+        true
+    }
+
+    /// Whether the endpoint's breaker is open.
+    pub(crate) fn is_open(&self, key: &LaneKey) -> bool {
+        self.endpoints.get(&key.endpoint).is_some_and(Breaker::is_open)
+    }
+
+    /// An attempt that was let through has ended, with this last reply.
+    pub(crate) fn ended(&mut self, key: &LaneKey, app: &str, reply: Option<&Reply>, now: Moment, unit: f64) {
+        if let Some(budget) = self.budgets.get_mut(&key.provider) {
+            budget.running = budget.running.saturating_sub(1);
+        }
+        let endpoint = self.endpoints.entry(key.endpoint.clone()).or_default();
+        let application = self.applications.entry(application(key, app)).or_default();
+        match reply {
+            None => {
+                endpoint.inconclusive();
+                application.inconclusive();
+            }
+            Some(Reply::Granted(_)) => {
+                endpoint.success();
+                application.success();
+            }
+            Some(Reply::Rejected(code)) if refuses_application(code) => {
+                endpoint.success();
+                application.failure(&self.policy, None, now, unit);
+            }
+            Some(Reply::Rejected(_)) => {
+                endpoint.success();
+                application.success();
+            }
+            // Somebody in between answers for this application; whether for all is not known.
+            Some(Reply::Blocked(_)) => {
+                endpoint.inconclusive();
+                application.failure(&self.policy, None, now, unit);
+            }
+            Some(failure @ (Reply::NotSent(_) | Reply::Throttled { .. } | Reply::Unknown { .. })) => {
+                application.inconclusive();
+                endpoint.failure(&self.policy, failure.retry_after(), now, unit);
+            }
+        }
+    }
+
+    /// How soon one of these lanes may be let through for a reason of time; what waits for a running attempt is
+    /// woken by its end.
+    pub(crate) fn opens_in<'a>(
+        &self,
+        lanes: impl Iterator<Item = &'a LaneKey>,
+        now: Moment,
+    ) -> Option<Duration> {
+        let opens = |key: &LaneKey| {
+            let breaker = match self.endpoints.get(&key.endpoint).map(|breaker| breaker.admit(now)) {
+                Some(Admission::Refused(until)) => return until,
+                _ => None,
+            };
+            breaker.or(self.budgets.get(&key.provider)?.spent_until)
+        };
+        lanes.filter_map(opens).min().map(|until| until.since(now))
+    }
+}
+
+fn application(key: &LaneKey, app: &str) -> (String, String) {
+    (key.endpoint.clone(), app.to_owned())
+}
+
+fn quota(rate: RateLimit) -> Quota {
+    let burst = NonZeroU32::new(rate.burst).unwrap_or(NonZeroU32::MIN);
+    // The configuration has checked that the rate is more than zero.
+    let period = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(Duration::from_secs(1));
+    let period = period.max(Duration::from_nanos(1));
+    Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
+}
