@@ -342,9 +342,10 @@ async fn create_table(client: &aws_sdk_dynamodb::Client, table: &str) {
             .attribute_type(ScalarAttributeType::S)
             .build();
         let key = KeySchemaElement::builder().attribute_name(name).key_type(kind).build();
-        creation = creation.attribute_definitions(attribute.unwrap()).key_schema(key.unwrap());
+        creation = creation.attribute_definitions(attribute.expect("it has its name and type"));
+        creation = creation.key_schema(key.expect("it has its name and type"));
     }
-    creation.send().await.unwrap();
+    creation.send().await.expect("DynamoDB Local makes a table");
 }
 
 #[tokio::test]
@@ -376,5 +377,5 @@ fn free_ports_differ() {
 
 fn runs(pid: &str) -> bool {
     let probe = Command::new("kill").args(["-0", pid]).stderr(Stdio::null()).status();
-    probe.unwrap().success()
+    probe.expect("tests need `kill`").success()
 }
