@@ -213,12 +213,18 @@ async fn faulty_answers_are_seen_as_ordered() {
 async fn slow_answers_come_late_and_whole() {
     let provider = provider().await;
     let seeded = provider.seed("app").await;
-    provider.fault(json!({ "kind": "slow", "ms": 300, "times": 1 })).await;
-    let impatient = provider.refresh(APP, &seeded.refresh_token);
-    assert!(tokio::time::timeout(Duration::from_millis(150), impatient).await.is_err());
-    // The work was done before the wait.
-    assert!(!provider.is_live(&seeded.refresh_token).await);
+    provider.fault(json!({ "kind": "slow", "ms": 20_000, "times": 1 })).await;
+    // The work is done before the wait: a client that gives up has spent its refresh token.
+    tokio::select! {
+        reply = provider.refresh(APP, &seeded.refresh_token) => panic!("too early: {reply:?}"),
+        () = wait_until(Duration::from_secs(10), "the token is spent", async || {
+            !provider.is_live(&seeded.refresh_token).await
+        }) => {}
+    }
 
+    let started = tokio::time::Instant::now();
+    let late = under(&provider, json!({ "kind": "slow", "ms": 200 })).await.unwrap();
+    assert!(late.status == 200 && started.elapsed() >= Duration::from_millis(200));
     let dripping = under(&provider, json!({ "kind": "slow", "drip_ms": 1 })).await.unwrap();
     assert_eq!((dripping.status, dripping.json()["expires_in"].clone()), (200, json!(30)));
 }
