@@ -1,0 +1,93 @@
+#!/usr/bin/env bash
+# Fetches the real parts that the tests run against: Amazon DynamoDB Local, and the npm packages of tests/parts.
+#
+# Idempotent, and quick when everything is there. Several processes may run it at once: one works, the others wait.
+# Everything lands in ignored folders of this checkout: .parts/ and tests/parts/node_modules/.
+# Needs node 20 or newer, npm, java 17 or newer, and the npm registry on the first run.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# Amazon's own build of DynamoDB Local 1.25.1, as this npm package carries it. Nothing of the package itself is run.
+dynamodb_package=amplify-dynamodb-simulator@2.9.30
+dynamodb_sha1=a7ec81c475dc309aa15d047d8d03679c8be49189
+dynamodb_stamp=.parts/dynamodb-local/.complete
+node_stamp=tests/parts/node_modules/.complete
+
+say() { printf 'parts: %s\n' "$*" >&2; }
+die() { say "$*"; exit 1; }
+
+sha1() {
+    if command -v sha1sum >/dev/null; then sha1sum "$1"; else shasum -a 1 "$1"; fi | cut -d' ' -f1
+}
+
+need() {
+    command -v "$1" >/dev/null || die "$1 is missing. $2"
+}
+
+check_tools() {
+    local node_remedy='Install Node.js 20 or newer with npm, for example from https://nodejs.org/ or your package manager.'
+    local java_remedy='Install a Java runtime 17 or newer, for example: apt-get install openjdk-17-jre-headless'
+    need node "$node_remedy"
+    need npm "$node_remedy"
+    need java "$java_remedy"
+    local node_version java_version
+    node_version=$(node --version | sed 's/^v\([0-9]*\).*/\1/')
+    # "1.8.0" is Java 8 and counts as 1: too old.
+    java_version=$(java -version 2>&1 | sed -n 's/.* version "\([0-9]*\).*/\1/p' || true)
+    [ "${node_version:-0}" -ge 20 ] || die "node is too old (${node_version:-unknown}). $node_remedy"
+    [ "${java_version:-0}" -ge 17 ] || die "java is too old or does not run (${java_version:-unknown}). $java_remedy"
+}
+
+dynamodb_ready() { [ "$(cat "$dynamodb_stamp" 2>/dev/null)" = "$dynamodb_sha1" ]; }
+
+node_ready() { [ -n "$node_wanted" ] && [ "$(cat "$node_stamp" 2>/dev/null)" = "$node_wanted" ]; }
+
+# One process at a time. flock ends with its holder, however that dies; where there is none, a folder must do.
+lock() {
+    if command -v flock >/dev/null; then
+        exec 9>.parts/lock
+        flock -w 600 9 || die "another run has held .parts/lock for 10 minutes"
+        return
+    fi
+    local waited=0
+    until mkdir .parts/lock.d 2>/dev/null; do
+        [ "$waited" -lt 600 ] || die "another run has held .parts/lock.d for 10 minutes. Remove it if none is running."
+        waited=$((waited + 1))
+        sleep 1
+    done
+    trap 'rmdir .parts/lock.d' EXIT
+    trap 'exit 130' INT TERM
+}
+
+install_dynamodb() {
+    local archive=.parts/download/amplify-dynamodb-simulator-2.9.30.tgz actual
+    mkdir -p .parts/download
+    if [ ! -f "$archive" ] || [ "$(sha1 "$archive")" != "$dynamodb_sha1" ]; then
+        say "downloading DynamoDB Local"
+        npm pack --silent --pack-destination .parts/download "$dynamodb_package" >/dev/null ||
+            die "npm could not download $dynamodb_package. Check the network and 'npm config get registry'."
+    fi
+    actual=$(sha1 "$archive")
+    [ "$actual" = "$dynamodb_sha1" ] ||
+        die "$archive has sha1 $actual and not $dynamodb_sha1. Remove it and run scripts/parts.sh again."
+    rm -rf .parts/dynamodb-local
+    mkdir -p .parts/dynamodb-local
+    tar xzf "$archive" -C .parts/dynamodb-local --strip-components=2 package/emulator
+    [ -f .parts/dynamodb-local/DynamoDBLocal.jar ] || die "$archive does not hold DynamoDBLocal.jar"
+    echo "$dynamodb_sha1" >"$dynamodb_stamp"
+}
+
+install_node() {
+    say "installing the npm packages of tests/parts"
+    (cd tests/parts && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
+        die "npm ci failed in tests/parts. Check the network and 'npm config get registry'."
+    echo "$node_wanted" >"$node_stamp"
+}
+
+check_tools
+node_wanted=$(sha1 tests/parts/package-lock.json)
+if dynamodb_ready && node_ready; then exit 0; fi
+mkdir -p .parts
+lock
+dynamodb_ready || install_dynamodb
+node_ready || install_node

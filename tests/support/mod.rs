@@ -1,0 +1,86 @@
+//! Fixtures for the integration tests: the real parts as child processes, and typed clients for their controls.
+//!
+//! Every child dies with its fixture, and with the test process however that ends. A part that is not installed is a
+//! failure with its remedy and never a skipped test: a suite that passes because it tested nothing is worse than one
+//! that fails.
+#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(unused_imports, reason = "each test binary uses a part")]
+
+mod dynamo;
+mod node_reader;
+mod oauth;
+mod oidc;
+mod process;
+mod strict;
+
+use std::collections::HashSet;
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::PathBuf;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+pub(crate) use dynamo::DynamoLocal;
+pub(crate) use node_reader::{ReaderToken, node_reader};
+pub(crate) use oauth::{Auth, Reply, http_client, post_form, post_json, token_request};
+pub(crate) use oidc::{OidcGrant, OidcServer, OidcStats};
+pub(crate) use process::Process;
+pub(crate) use strict::{Grant, Standing, Stats, StrictProvider};
+
+/// Polls a condition until it holds.
+///
+/// # Panics
+/// When it does not hold within `bound`; the message names `what`.
+pub(crate) async fn wait_until(bound: Duration, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    wait_for(bound, what, async || condition().await.then_some(())).await;
+}
+
+/// Polls until there is a value, and returns it.
+///
+/// # Panics
+/// When there is none within `bound`; the message names `what`.
+pub(crate) async fn wait_for<T>(bound: Duration, what: &str, mut probe: impl AsyncFnMut() -> Option<T>) -> T {
+    let poll = async {
+        loop {
+            if let Some(value) = probe().await {
+                return value;
+            }
+            tokio::time::sleep(Duration::from_millis(25)).await;
+        }
+    };
+    match tokio::time::timeout(bound, poll).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {bound:?} in vain: {what}"),
+    }
+}
+
+/// A free port, handed out once per test process.
+///
+/// It lies below the ports that the kernel gives to outgoing connections: a child that takes seconds to bind would
+/// otherwise now and then find its port in use.
+pub(crate) fn free_port() -> u16 {
+    static TAKEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    (0..1000)
+        .map(|_| rand::random_range(18_000..32_000))
+        .find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok() && taken.insert(*port))
+        .expect("one port of fourteen thousand is free")
+}
+
+/// Root of the checkout.
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A file that `scripts/parts.sh` installs.
+///
+/// # Panics
+/// When it is not there, with the remedy.
+fn part(path: &str) -> PathBuf {
+    let path = root().join(path);
+    assert!(
+        path.exists(),
+        "{} is missing: run `scripts/parts.sh` once, or `make test`, which does it",
+        path.display()
+    );
+    path
+}

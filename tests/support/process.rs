@@ -1,0 +1,134 @@
+//! Child processes that cannot outlive the test.
+//!
+//! A shell stands between the test and the program and waits for the end of its standard input, whose other end the
+//! test holds. So the program ends when the fixture is dropped, and also when the test process is killed, where no
+//! destructor runs. A parent-death signal would need unsafe code, and follows the spawning thread, not the process.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::Duration;
+
+use tempfile::NamedTempFile;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+/// Starts the program, whose first line is its process id, and kills it at the end of the input. The id comes from an
+/// inner shell that then becomes the program: printed by the outer one it could come after the program's own words.
+const WATCHDOG: &str = r#"
+    sh -c 'echo $$; exec "$@"' program "$@" </dev/null &
+    exec >/dev/null
+    cat
+    kill -KILL $! 2>/dev/null
+    wait
+"#;
+
+/// A program that runs until this is dropped.
+pub(crate) struct Process {
+    name: String,
+    watchdog: Child,
+    lifeline: Option<ChildStdin>,
+    pid: String,
+    output: UnboundedReceiver<String>,
+    errors: NamedTempFile,
+}
+
+impl Process {
+    /// Starts a program. `prepare` sets its folder and its environment.
+    ///
+    /// # Panics
+    /// When there is no shell. A program that cannot be started is noticed by [`Process::line`].
+    pub(crate) async fn start<A: AsRef<OsStr>>(
+        program: impl AsRef<OsStr>,
+        arguments: impl IntoIterator<Item = A>,
+        prepare: impl FnOnce(&mut Command),
+    ) -> Self {
+        let errors = NamedTempFile::new().expect("the system's folder for temporary files is writable");
+        let name = program.as_ref().to_string_lossy().into_owned();
+        let mut command = Command::new("sh");
+        command.args(["-c", WATCHDOG, "watchdog"]).arg(program).args(arguments);
+        // A group of its own: Ctrl-C would otherwise end the shell and leave the program.
+        command.process_group(0).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.stderr(errors.reopen().expect("a file just made can be opened"));
+        prepare(&mut command);
+
+        let mut watchdog = command.spawn().expect("tests need `sh`");
+        let lifeline = watchdog.stdin.take();
+        let output = lines(watchdog.stdout.take().expect("the output is piped"));
+        let mut process = Self { name, watchdog, lifeline, pid: String::new(), output, errors };
+        process.pid = process.line(Duration::from_secs(10)).await;
+        process
+    }
+
+    /// The next line of the program's standard output.
+    ///
+    /// # Panics
+    /// When none comes within `bound`, or the program has ended. The message holds what it wrote to standard error.
+    pub(crate) async fn line(&mut self, bound: Duration) -> String {
+        match tokio::time::timeout(bound, self.output.recv()).await {
+            Ok(Some(line)) => line,
+            Ok(None) => panic!("{} ended early:\n{}", self.name, self.errors()),
+            Err(_) => panic!("{} printed nothing for {bound:?}:\n{}", self.name, self.errors()),
+        }
+    }
+
+    /// The address from the line `READY http://...`.
+    ///
+    /// # Panics
+    /// As [`Process::line`], and when the line is another one.
+    pub(crate) async fn ready(&mut self, bound: Duration) -> String {
+        let line = self.line(bound).await;
+        let url = line.strip_prefix("READY ").and_then(|rest| rest.split_whitespace().next());
+        url.unwrap_or_else(|| panic!("{} printed {line:?} and not READY", self.name)).to_owned()
+    }
+
+    /// Whether the program has closed its standard output, as it does when it ends.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        loop {
+            match self.output.try_recv() {
+                Ok(_) => {}
+                Err(tokio::sync::mpsc::error::TryRecvError::Empty) => return false,
+                Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => return true,
+            }
+        }
+    }
+
+    /// What the program has written to standard error.
+    pub(crate) fn errors(&self) -> String {
+        fs::read_to_string(self.errors.path()).unwrap_or_default()
+    }
+
+    /// The program's process id, for signals and `/proc`.
+    pub(crate) fn pid(&self) -> &str {
+        &self.pid
+    }
+
+    /// Sends the program a signal by its name: `TERM`, `STOP`, `CONT`, `KILL`.
+    ///
+    /// # Panics
+    /// When the signal cannot be sent.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([&format!("-{name}"), &self.pid]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "{} did not take SIG{name}", self.name);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.lifeline.take());
+        self.watchdog.wait().ok();
+    }
+}
+
+/// Reads on a thread of its own: a program that is not listened to blocks when the pipe is full.
+fn lines(output: impl std::io::Read + Send + 'static) -> UnboundedReceiver<String> {
+    let (sender, receiver) = unbounded_channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // The fixture may be gone: the reading goes on, so that the program never blocks.
+            sender.send(line).ok();
+        }
+    });
+    receiver
+}
