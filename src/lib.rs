@@ -2,7 +2,10 @@
 
 pub mod client;
 pub mod entropy;
+pub mod fleet;
+pub mod health;
 pub mod item;
+pub mod maintenance;
 pub mod plan;
 pub mod provider;
 pub mod record;

@@ -1,0 +1,122 @@
+//! `/healthz` and `/readyz`.
+//!
+//! `/healthz` says that this process's own loops turn. It never depends on the store or on a provider: a health check
+//! that failed with them would kill a task that holds tokens it could not commit yet. `/readyz` says that the task
+//! does its work: the table is reached, lag and clock skew are within limits. It never depends on a provider.
+
+use std::fmt;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use tokio::net::TcpListener;
+
+use crate::scheduler::Pulse;
+use crate::store::Vitals;
+use crate::time::Clock;
+
+/// A loop that has not turned for so long is stuck: the scheduler turns every few seconds.
+const STUCK: Duration = Duration::from_secs(60);
+
+/// What the two answers are made of.
+pub struct Health {
+    /// Steady and wall time.
+    pub clock: Arc<dyn Clock>,
+    /// The scheduler's loop.
+    pub scheduler: Arc<Pulse>,
+    /// The discovery loop.
+    pub discovery: Arc<Pulse>,
+    /// What the store's answers tell.
+    pub vitals: Arc<Vitals>,
+    /// The scheduler may be this late.
+    pub max_lag: Duration,
+    /// The wall clock may be this far from the store's.
+    pub max_skew: Duration,
+    /// The store must have answered within this: several rounds of discovery.
+    pub store_silence: Duration,
+    /// Whether the clients have been listed once.
+    pub warm: AtomicBool,
+    /// Whether a shutdown has begun.
+    pub draining: AtomicBool,
+}
+
+/// A reason for not being ready, or not healthy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Complaint(String);
+
+impl fmt::Display for Complaint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Health {
+    /// What is wrong with this process itself.
+    pub fn liveness(&self) -> Vec<Complaint> {
+        let now = self.clock.moment();
+        let draining = self.draining.load(Ordering::Relaxed);
+        let loops = [
+            ("scheduler", &self.scheduler, STUCK),
+            ("discovery", &self.discovery, self.store_silence + STUCK),
+        ];
+        let warm = self.warm.load(Ordering::Relaxed);
+        loops
+            .into_iter()
+            .filter(|(_, pulse, limit)| warm && !draining && pulse.since_turn(now) > *limit)
+            .map(|(name, ..)| Complaint(format!("the {name} loop has not turned for over a minute")))
+            .collect()
+    }
+
+    /// What keeps this task from doing its work.
+    pub fn readiness(&self) -> Vec<Complaint> {
+        let mut complaints = self.liveness();
+        let mut unless = |fine: bool, complaint: String| {
+            if !fine {
+                complaints.push(Complaint(complaint));
+            }
+        };
+        unless(!self.draining.load(Ordering::Relaxed), "shutting down".into());
+        unless(self.warm.load(Ordering::Relaxed), "the clients have not been listed yet".into());
+        let silence = self.vitals.answered_at().map(|at| self.clock.now().since(at));
+        let reached = silence.is_some_and(|silence| silence <= self.store_silence);
+        unless(reached, "the table has not answered lately".into());
+        let lag = self.scheduler.lag();
+        unless(lag <= self.max_lag, format!("the scheduler is {lag:?} late"));
+        let skew = self.vitals.skew_ms();
+        let tolerable = Duration::from_millis(skew.unsigned_abs()) <= self.max_skew;
+        unless(tolerable, format!("the wall clock is {skew} ms off the store's"));
+        complaints
+    }
+}
+
+/// Binds the address; `serve` then answers until `stop` completes.
+pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    TcpListener::bind(address).await
+}
+
+/// Answers health checks until `stop` completes.
+pub async fn serve(
+    listener: TcpListener,
+    health: Arc<Health>,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    let app = Router::new()
+        .route("/healthz", get(|State(health): State<Arc<Health>>| async move { answer(&health.liveness()) }))
+        .route("/readyz", get(|State(health): State<Arc<Health>>| async move { answer(&health.readiness()) }))
+        .with_state(health);
+    axum::serve(listener, app).with_graceful_shutdown(stop).await
+}
+
+fn answer(complaints: &[Complaint]) -> (StatusCode, String) {
+    if complaints.is_empty() {
+        return (StatusCode::OK, "ok\n".to_owned());
+    }
+    let lines = complaints.iter().map(|complaint| format!("{complaint}\n")).collect();
+    (StatusCode::SERVICE_UNAVAILABLE, lines)
+}
