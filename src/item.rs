@@ -319,7 +319,9 @@ mod tests {
 
     #[test]
     fn foreign_keys_are_none_of_ours() {
-        for (pk, sk) in [("CLIENT#1", "TOKEN#ID"), ("CLIENT#", "CONFIG"), ("USER#1", "CONFIG"), ("CLIENT#a b", "LEASE")] {
+        for (pk, sk) in
+            [("CLIENT#1", "TOKEN#ID"), ("CLIENT#", "CONFIG"), ("USER#1", "CONFIG"), ("CLIENT#a b", "LEASE")]
+        {
             assert_eq!(Key::parse(pk, sk), None, "{pk}/{sk}");
         }
     }

@@ -69,7 +69,10 @@ impl State {
 
     fn parse(text: &str) -> Self {
         let known = [Self::Idle, Self::InFlight, Self::Held, Self::Dead, Self::Removed];
-        known.into_iter().find(|state| state.as_str() == text).unwrap_or_else(|| Self::Unknown(text.to_owned()))
+        known
+            .into_iter()
+            .find(|state| state.as_str() == text)
+            .unwrap_or_else(|| Self::Unknown(text.to_owned()))
     }
 }
 
@@ -285,7 +288,9 @@ fn decode_config(id: &ClientId, item: &Item) -> Result<Registration, Malformed> 
         resource: read.strings(attr::RESOURCE)?,
         params: read.map(attr::PARAMS)?,
         token_url: token_url
-            .map(|text| Url::parse(&text).map_err(|e| read.bad(attr::TOKEN_URL, format!("is not a URL: {e}"))))
+            .map(|text| {
+                Url::parse(&text).map_err(|e| read.bad(attr::TOKEN_URL, format!("is not a URL: {e}")))
+            })
             .transpose()?,
         paused: read.bool(attr::PAUSED)?.unwrap_or(false),
         refresh_now: read.number(attr::RF)?.map(Gen),
