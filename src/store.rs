@@ -4,12 +4,14 @@
 //! stood there instead. A [`StoreError`] never means "no": it means "not applied" where it says so, and "don't
 //! know" otherwise.
 
+mod capacity;
 mod dynamo;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod item;
-mod memory;
-mod table;
+pub mod memory;
+mod rules;
+pub mod table;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -18,10 +20,10 @@ pub use dynamo::{Connection, DynamoStore};
 #[cfg(feature = "embedded")]
 pub use embedded::{Embedded, EmbeddedError};
 pub use memory::MemoryStore;
-pub use table::{Difference, Finding, Schema, TableSpec};
+pub use table::{Finding, Schema, TableError, TableSpec, Verdict};
 
 use crate::client::ClientId;
-use crate::item::{Change, Item, Key};
+use crate::item::{Change, Item, Key, attr};
 use crate::record::Partition;
 use crate::time::Timestamp;
 
@@ -99,6 +101,49 @@ pub struct Page {
     pub more: bool,
 }
 
+/// The most rows of one page of the index: some 25 KB.
+const PAGE_ROWS: usize = 250;
+
+/// What [`View::WithoutSecrets`] brings: every attribute of ours whose value is no secret. Of an attribute that is
+/// not known here nobody can say that.
+const PLAIN: [&str; 35] = [
+    attr::GEN,
+    attr::ST,
+    attr::OWN,
+    attr::LEASE_MS,
+    attr::INT_AT,
+    attr::NEXT_AT,
+    attr::FAILS,
+    attr::ERR,
+    attr::OF,
+    attr::DBT,
+    attr::DBT_SENDS,
+    attr::TOKEN_TYPE,
+    attr::SCOPE,
+    attr::EXPIRES_AT,
+    attr::LAST_UPDATED,
+    attr::REFRESH_AT,
+    attr::TOK_GEN,
+    attr::BND,
+    attr::TTL,
+    attr::PROVIDER,
+    attr::GRANT,
+    attr::CLIENT_ID,
+    attr::SCOPES,
+    attr::AUDIENCE,
+    attr::RESOURCE,
+    attr::PARAMS,
+    attr::TOKEN_URL,
+    attr::PAUSED,
+    attr::RF,
+    attr::VS,
+    attr::JN,
+    attr::GONE,
+    attr::V,
+    attr::SCHEMA,
+    attr::MIN_READER,
+];
+
 /// A table of clients.
 pub trait Store: Send + Sync + 'static {
     /// A client's whole partition, strongly consistent, in one request.
@@ -111,7 +156,11 @@ pub trait Store: Send + Sync + 'static {
     fn query(&self, query: &ShardQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
     /// Many items at once, strongly consistent, in no order; those that do not exist are left out.
-    fn load(&self, keys: &[Key], view: View) -> impl Future<Output = Result<Vec<(Key, Item)>, StoreError>> + Send;
+    fn load(
+        &self,
+        keys: &[Key],
+        view: View,
+    ) -> impl Future<Output = Result<Vec<(Key, Item)>, StoreError>> + Send;
 }
 
 /// What a store's answers tell beside their content: capacity used, and how far the store's clock is from ours.
@@ -177,12 +226,19 @@ fn skew_ms(now: Timestamp, date: Timestamp) -> i64 {
     if behind < 0 { behind } else { (behind - 999).max(0) }
 }
 
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "capacity units are small and not negative")]
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "capacity units are small and not negative"
+)]
 fn thousandths(units: f64) -> u64 {
     (units * 1000.0).round() as u64
 }
 
-#[expect(clippy::cast_precision_loss, reason = "2^53 thousandths of a unit are not reached in a process's life")]
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "2^53 thousandths of a unit are not reached in a process's life"
+)]
 fn units(counter: &AtomicU64) -> f64 {
     counter.load(Ordering::Relaxed) as f64 / 1000.0
 }
