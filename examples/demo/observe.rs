@@ -15,7 +15,7 @@ use perennial::time::{Clock, SystemClock, Timestamp};
 const SHARDS: u32 = 16;
 
 pub(crate) async fn open(path: &Path) -> anyhow::Result<DynamoStore> {
-    Ok(Embedded::open(path, "client-credentials", SHARDS, Arc::new(SystemClock)).await?)
+    Ok(Embedded::open(path, "client-credentials", SHARDS, Arc::new(SystemClock)).await?.store().clone())
 }
 
 /// One client, as it was last seen.
