@@ -5,7 +5,7 @@
 //! does its work: the table is reached, lag and clock skew are within limits. It never depends on a provider.
 
 use std::fmt;
-use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -95,22 +95,24 @@ impl Health {
     }
 }
 
-/// Binds the address; `serve` then answers until `stop` completes.
-pub async fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// Binds the address.
+///
+/// # Errors
+/// Where the operating system refuses it: in use, or not an address of this machine.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Answers health checks until `stop` completes.
-pub async fn serve(
-    listener: TcpListener,
-    health: Arc<Health>,
-    stop: impl Future<Output = ()> + Send + 'static,
-) -> std::io::Result<()> {
+/// Answers health checks until it is dropped.
+///
+/// # Errors
+/// None in practice: accepting is tried again.
+pub async fn serve(listener: TcpListener, health: Arc<Health>) -> io::Result<()> {
     let app = Router::new()
         .route("/healthz", get(|State(health): State<Arc<Health>>| async move { answer(&health.liveness()) }))
         .route("/readyz", get(|State(health): State<Arc<Health>>| async move { answer(&health.readiness()) }))
         .with_state(health);
-    axum::serve(listener, app).with_graceful_shutdown(stop).await
+    axum::serve(listener, app).await
 }
 
 fn answer(complaints: &[Complaint]) -> (StatusCode, String) {

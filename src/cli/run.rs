@@ -10,7 +10,6 @@ use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::{App, output};
@@ -23,7 +22,7 @@ use crate::provider::{HttpEndpoint, HttpSettings};
 use crate::refresh::{Policy, Refresher};
 use crate::scheduler::{Once, Parts, Pulse, Scheduler, Settings, Summary};
 use crate::shutdown::Shutdown;
-use crate::store::{DynamoStore, TableError, table};
+use crate::store::{DynamoStore, TableError, Vitals, table};
 use crate::telemetry;
 use crate::time::Clock;
 
@@ -183,8 +182,7 @@ impl Daemon {
     async fn run(self, config: &Config) -> anyhow::Result<ExitCode> {
         let Self { store, clock, shutdown, scheduler, mut fleet, commands } = self;
         let health = Arc::new(health(config, &store, &clock, scheduler.pulse(), fleet.pulse()));
-        let stopped = CancellationToken::new();
-        let server = serve(config, &health, &stopped).await?;
+        let server = serve(config, &health).await?;
         let (drain, now, patience) = (shutdown.drain.clone(), shutdown.now.clone(), config.shutdown.timeout);
         let work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, patience).await });
         warm_up(&mut fleet, &clock, &shutdown).await;
@@ -199,12 +197,9 @@ impl Daemon {
         let summary = work.await.context("the scheduler")?;
         discovery.abort();
         errands.abort();
+        server.inspect(tokio::task::JoinHandle::abort);
         calendar.stop().await;
-        stopped.cancel();
-        if let Some(server) = server {
-            server.await.context("the health server")??;
-        }
-        info!(refreshed = summary.refreshed, failed = summary.failed, conflicts = summary.conflicts, "stopped");
+        report(&summary, store.vitals());
         Ok(if summary.abandoned == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
@@ -231,7 +226,7 @@ fn health(
 
 type Server = tokio::task::JoinHandle<std::io::Result<()>>;
 
-async fn serve(config: &Config, health: &Arc<Health>, stopped: &CancellationToken) -> anyhow::Result<Option<Server>> {
+async fn serve(config: &Config, health: &Arc<Health>) -> anyhow::Result<Option<Server>> {
     if !config.health.enabled {
         return Ok(None);
     }
@@ -241,8 +236,19 @@ async fn serve(config: &Config, health: &Arc<Health>, stopped: &CancellationToke
     })?;
     let address = listener.local_addr()?;
     info!(%address, "serving /healthz and /readyz");
-    let stop = stopped.clone().cancelled_owned();
-    Ok(Some(tokio::spawn(health::serve(listener, Arc::clone(health), stop))))
+    Ok(Some(tokio::spawn(health::serve(listener, Arc::clone(health)))))
+}
+
+fn report(summary: &Summary, vitals: &Vitals) {
+    info!(
+        refreshed = summary.refreshed,
+        failed = summary.failed,
+        conflicts = summary.conflicts,
+        write_units = vitals.write_units(),
+        read_units = vitals.read_units(),
+        throttles = vitals.throttles(),
+        "stopped"
+    );
 }
 
 /// Lists every client once; the scheduler works on what it is told meanwhile.

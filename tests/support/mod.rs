@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 #![allow(unused_imports, reason = "each test binary uses a part")]
 
+mod daemon;
 mod dynamo;
 mod node_reader;
 mod oauth;
@@ -19,6 +20,7 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+pub(crate) use daemon::{Deployment, NewClient, snapshot};
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use node_reader::{ReaderToken, node_reader};
 pub(crate) use oauth::{Auth, Reply, http_client, post_form, post_json, token_request};

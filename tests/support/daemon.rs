@@ -1,0 +1,170 @@
+//! The real binary over a table of its own: configuration in a folder that goes away, clients applied by the command
+//! line, and the daemon as a child process.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+
+use perennial::client::ClientId;
+use perennial::record::Snapshot;
+use perennial::store::{Connection, DynamoStore, Embedded, Store};
+use perennial::time::SystemClock;
+use tempfile::TempDir;
+use url::Url;
+
+use super::{DynamoLocal, Process};
+
+/// Where the table is.
+#[derive(Clone)]
+enum Table {
+    Local { endpoint: String, name: String },
+    Embedded,
+}
+
+/// A folder with a configuration, and the table that it names.
+pub(crate) struct Deployment {
+    folder: TempDir,
+    table: Table,
+}
+
+/// One client to be registered.
+pub(crate) struct NewClient<'a> {
+    pub(crate) id: String,
+    pub(crate) provider: &'a str,
+    pub(crate) client_id: &'a str,
+    pub(crate) client_secret: Option<&'a str>,
+    /// None for client_credentials.
+    pub(crate) refresh_token: Option<String>,
+}
+
+impl Deployment {
+    /// A fresh table in this DynamoDB Local, made by `perennial table create`. `settings` is the rest of the
+    /// configuration: providers, and whatever is not to have its default.
+    pub(crate) fn on_dynamo(local: &DynamoLocal, settings: &str) -> Self {
+        let (endpoint, name) = (local.endpoint().to_owned(), DynamoLocal::fresh_table_name());
+        let store = format!("[store]\nkind = \"dynamodb\"\ntable = \"{name}\"\nendpoint = \"{endpoint}\"\n");
+        let deployment = Self::prepare(Table::Local { endpoint, name }, &store, settings);
+        deployment.ok(&["table", "create"]);
+        deployment
+    }
+
+    /// A fresh embedded store.
+    pub(crate) fn embedded(settings: &str) -> Self {
+        Self::prepare(Table::Embedded, "", settings)
+    }
+
+    fn prepare(table: Table, store: &str, settings: &str) -> Self {
+        let folder = tempfile::tempdir().expect("the system's folder for temporary files is writable");
+        let config = folder.path().join("config");
+        fs::create_dir(&config).expect("a fresh folder is writable");
+        let text = format!("{settings}\n{store}\n[health]\nenabled = false\n");
+        fs::write(config.join("perennial.toml"), text).expect("a fresh folder is writable");
+        Self { folder, table }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The binary in this folder, with an environment that holds nothing of the developer's.
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_perennial"));
+        command.args(arguments);
+        self.settle(&mut command);
+        command.stdin(Stdio::null());
+        command
+    }
+
+    fn settle(&self, command: &mut Command) {
+        command.current_dir(self.path());
+        for (name, _) in
+            std::env::vars().filter(|(name, _)| name.starts_with("PERENNIAL") || name.starts_with("AWS_"))
+        {
+            command.env_remove(name);
+        }
+    }
+
+    /// Runs a command to its end.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Output {
+        self.command(arguments).output().expect("the binary is built")
+    }
+
+    /// Runs a command that has to succeed, and returns what it prints.
+    ///
+    /// # Panics
+    /// When it fails, with what it wrote to standard error.
+    pub(crate) fn ok(&self, arguments: &[&str]) -> String {
+        let output = self.run(arguments);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{arguments:?} failed with {:?}:\n{errors}", output.status.code());
+        String::from_utf8(output.stdout).expect("output is UTF-8")
+    }
+
+    /// Registers clients by `perennial clients apply`.
+    pub(crate) fn apply(&self, clients: &[NewClient<'_>]) {
+        let mut text = String::new();
+        for client in clients {
+            let grant = if client.refresh_token.is_some() { "refresh_token" } else { "client_credentials" };
+            let (id, provider, client_id) = (&client.id, client.provider, client.client_id);
+            let head = format!(
+                "[[clients]]\nid = \"{id}\"\nprovider = \"{provider}\"\ngrant = \"{grant}\"\nclient_id = \"{client_id}\"\n"
+            );
+            text.push_str(&head);
+            for (key, secret) in
+                [("client_secret", client.client_secret), ("refresh_token", client.refresh_token.as_deref())]
+            {
+                if let Some(secret) = secret {
+                    let file = self.secret_file(&format!("{id}.{key}"), secret);
+                    writeln!(text, "{key} = {{ file = {file:?} }}").expect("a string takes everything");
+                }
+            }
+            text.push('\n');
+        }
+        fs::write(self.path().join("clients.toml"), text).expect("the folder is writable");
+        self.ok(&["clients", "apply", "clients.toml"]);
+    }
+
+    /// Writes a secret to a file of its own.
+    pub(crate) fn secret_file(&self, name: &str, secret: &str) -> PathBuf {
+        let file = self.path().join(name);
+        fs::write(&file, secret).expect("the folder is writable");
+        file
+    }
+
+    /// Starts `perennial run`; its log is [`Process::errors`].
+    pub(crate) async fn daemon(&self) -> Process {
+        Process::start(env!("CARGO_BIN_EXE_perennial"), ["run"], |command| self.settle(command)).await
+    }
+
+    /// The table, beside whoever else uses it.
+    pub(crate) async fn store(&self) -> DynamoStore {
+        match &self.table {
+            Table::Local { endpoint, name } => {
+                let endpoint = Url::parse(endpoint).expect("a URL");
+                let connection = Connection { table: name.clone(), region: None, endpoint: Some(endpoint) };
+                connection.connect(Arc::new(SystemClock)).await.expect("a connection is not opened yet")
+            }
+            Table::Embedded => {
+                let path = self.path().join(".perennial/perennial.db");
+                let opened = Embedded::open(path, "client-credentials", 16, Arc::new(SystemClock)).await;
+                opened.expect("the embedded store opens").store().clone()
+            }
+        }
+    }
+
+    /// The name of the table in DynamoDB Local.
+    pub(crate) fn table_name(&self) -> &str {
+        match &self.table {
+            Table::Local { name, .. } => name,
+            Table::Embedded => "client-credentials",
+        }
+    }
+}
+
+/// A client's partition, as it stands in the table.
+pub(crate) async fn snapshot(store: &impl Store, id: &str) -> Snapshot {
+    let id = ClientId::new(id).expect("a valid id");
+    store.read(&id).await.expect("the table answers").decode(&id).expect("our own items decode")
+}
