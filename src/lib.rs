@@ -1,6 +1,7 @@
 //! Perennial keeps third-party OAuth2 tokens fresh for a fleet of API clients, over one DynamoDB table.
 
 pub mod client;
+pub mod config;
 pub mod entropy;
 pub mod item;
 pub mod plan;
