@@ -7,5 +7,7 @@ pub mod item;
 pub mod plan;
 pub mod record;
 pub mod secret;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;
 pub mod time;
