@@ -1,6 +1,7 @@
 //! Perennial keeps third-party OAuth2 tokens fresh for a fleet of API clients, over one DynamoDB table.
 
 pub mod client;
+pub mod config;
 pub mod entropy;
 pub mod fleet;
 pub mod health;
@@ -13,5 +14,7 @@ pub mod refresh;
 pub mod reply;
 pub mod scheduler;
 pub mod secret;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;
 pub mod time;

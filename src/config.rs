@@ -1,0 +1,266 @@
+//! The configuration: from files and environment to typed values, and the only reader of the environment.
+//!
+//! Sources are laid over one another as a raw tree, the tree is checked leaf by leaf against one table of keys, and
+//! [`Config`] is built from what fits. Every error is reported at once, each with its key, its remedy and its origin;
+//! serde would stop at the first one and print the value, which may be a secret.
+
+mod build;
+mod check;
+mod error;
+mod kind;
+mod reader;
+mod schema;
+mod sources;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::config::{Map, Value};
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+use crate::client::Provider;
+use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
+
+pub use error::{ConfigError, ConfigErrors, Origin};
+pub use schema::{Reference, reference};
+pub use sources::Sources;
+
+use reader::Reader;
+use sources::Layer;
+
+/// Which defaults and which refusals hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Profile {
+    /// Works without any configuration, on the embedded store.
+    #[default]
+    Development,
+    /// Names its store, which is DynamoDB. Implied on ECS.
+    Production,
+}
+
+impl Profile {
+    /// As the configuration spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Development => "development",
+            Self::Production => "production",
+        }
+    }
+}
+
+/// The usable configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The profile in force.
+    pub profile: Profile,
+    /// Where clients and tokens are kept.
+    pub store: Store,
+    /// How refreshes are timed.
+    pub refresh: Refresh,
+    /// How long to wait after failures.
+    pub backoff: Backoff,
+    /// When a token endpoint is left alone.
+    pub breaker: BreakerPolicy,
+    /// How new clients are found.
+    pub discovery: Discovery,
+    /// The health endpoints.
+    pub health: Health,
+    /// Logs.
+    pub log: Log,
+    /// The drain.
+    pub shutdown: Shutdown,
+    /// Calendar jobs.
+    pub maintenance: Maintenance,
+    /// Provider profiles by name.
+    pub providers: BTreeMap<String, Arc<Provider>>,
+}
+
+/// Which store there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// One file on this machine, for development. Never under the production profile.
+    Embedded,
+    /// One DynamoDB table.
+    Dynamodb,
+}
+
+/// `[store]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Store {
+    /// Which store.
+    pub kind: StoreKind,
+    /// The table's name: 3 to 255 characters of `[A-Za-z0-9_.-]`.
+    pub table: String,
+    /// The table's region; none leaves it to the AWS SDK.
+    pub region: Option<String>,
+    /// Another DynamoDB endpoint than AWS's own.
+    pub endpoint: Option<Url>,
+    /// The embedded store's file.
+    pub path: PathBuf,
+    /// Virtual shards, 1 to 4096; fixed when the table is created.
+    pub shards: u32,
+    /// The KMS key that a new table is encrypted with; none for one that AWS owns.
+    pub kms_key: Option<String>,
+    /// Whether a new table is protected from deletion.
+    pub deletion_protection: bool,
+    /// Whether a new table has point-in-time recovery.
+    pub point_in_time_recovery: bool,
+}
+
+/// `[refresh]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refresh {
+    /// Lease, send window, commit budget and salvage wait; they fit the slowest provider.
+    pub timing: Timing,
+    /// The whole exchange with a token endpoint, where a provider says nothing else: 100 ms to 5 min.
+    pub request_timeout: Duration,
+    /// Connecting to a token endpoint: 50 ms to 1 min.
+    pub connect_timeout: Duration,
+    /// Refreshes in flight at once in this process: 1 to 10000.
+    pub concurrency: usize,
+    /// What lifetimes are clamped to; `min` is not more than `max`.
+    pub lifetimes: Lifetimes,
+    /// An access token's life where nobody says: 1 s to 90 d.
+    pub default_lifetime: Duration,
+    /// What was due before a start is spread over this: 0 s to 10 min.
+    pub spread: Duration,
+}
+
+/// `[discovery]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// How often the table is asked for new and changed clients: 1 s to 5 min.
+    pub interval: Duration,
+}
+
+/// `[health]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// Whether the endpoints are served.
+    pub enabled: bool,
+    /// Where they are served.
+    pub address: SocketAddr,
+    /// How late the most overdue refresh may be: 1 s to 1 h.
+    pub max_lag: Duration,
+    /// How far the wall clock may be off the store's before nothing is acquired: 1 s to 1 h.
+    pub max_skew: Duration,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON otherwise.
+    #[default]
+    Auto,
+    /// For people.
+    Pretty,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[log]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// Directives of `tracing_subscriber::EnvFilter`, known to parse.
+    pub filter: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+/// `[shutdown]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shutdown {
+    /// How long a drain may take: 1 s to 2 min, the longest `stopTimeout` on ECS.
+    pub timeout: Duration,
+}
+
+/// `[maintenance]`: cron expressions of six fields (seconds first, UTC), known to parse.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Maintenance {
+    /// When every shard is listed in full and compared.
+    pub reconcile: String,
+    /// When the table's settings are checked.
+    pub table_check: String,
+}
+
+/// One setting as `config show` prints it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Setting {
+    /// Its key.
+    pub key: String,
+    /// Its value; `"(redacted)"` for a secret, null where nothing is set and there is no default.
+    pub value: serde_json::Value,
+    /// Where the value came from.
+    pub origin: Origin,
+}
+
+/// A configuration, and where each of its settings came from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    /// The configuration.
+    pub config: Config,
+    /// Every setting, sorted by key.
+    pub settings: Vec<Setting>,
+}
+
+impl Config {
+    /// Reads and checks everything.
+    ///
+    /// # Errors
+    /// All that is wrong at once: files that cannot be read, keys and variables that there are not, values that do
+    /// not fit, and values that do not fit together.
+    pub fn load(sources: Sources) -> Result<Loaded, ConfigErrors> {
+        let on_ecs = sources.on_ecs();
+        let implied = if on_ecs { Profile::Production } else { Profile::Development };
+        let mut errors = Vec::new();
+        let tree = collect(sources, implied, &mut errors);
+        let mut reader = Reader::new(&tree);
+        let config = build::config(&mut reader, implied, on_ecs);
+        errors.append(&mut reader.errors);
+        errors.sort();
+        errors.dedup();
+        let mut settings = reader.settings;
+        settings.sort_by(|a, b| a.key.cmp(&b.key));
+        match config {
+            Some(config) if errors.is_empty() => Ok(Loaded { config, settings }),
+            _ => Err(ConfigErrors(errors)),
+        }
+    }
+}
+
+/// Files first, the profile's own over the common one, and the environment over both.
+fn collect(sources: Sources, implied: Profile, errors: &mut Vec<ConfigError>) -> Map<String, Value> {
+    let path = sources.path();
+    let environment = sources.into_layer(errors);
+    let Some(path) = path else { return sources::merge(&[&environment]) };
+    if !path.is_dir() {
+        return sources::merge(&[&Layer::from_file(&path, errors), &environment]);
+    }
+    let optional = |name: &str, errors: &mut Vec<ConfigError>| match path.join(name) {
+        file if file.exists() => Layer::from_file(&file, errors),
+        _ => Layer::default(),
+    };
+    let common = optional("perennial.toml", errors);
+    let profile = match sources::merge(&[&common, &environment]).get("profile").map(ToString::to_string) {
+        Some(name) if name == "production" => Profile::Production,
+        Some(name) if name == "development" => Profile::Development,
+        _ => implied,
+    };
+    let mut own = optional(&format!("{}.toml", profile.as_str()), errors);
+    if let Some(value) = own.remove("profile") {
+        errors.push(ConfigError {
+            key: "profile".to_owned(),
+            problem: "is set in a file that is only read once the profile is known".to_owned(),
+            remedy: "set it in perennial.toml or in PERENNIAL__PROFILE".to_owned(),
+            origin: Origin::of(&value),
+        });
+    }
+    sources::merge(&[&common, &own, &environment])
+}

@@ -1,0 +1,252 @@
+//! From single values to the configuration: what must hold between keys is checked here.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::check::is_loopback;
+use super::kind::human;
+use super::reader::Reader;
+use super::{Config, Discovery, Health, Log, Maintenance, Profile, Refresh, Shutdown, Store, StoreKind};
+use crate::client::{InDoubt, Provider, RateLimit};
+use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
+use crate::secret::Secret;
+
+/// Builds the configuration; none if a value is missing that has no default. Errors are left with the reader, and
+/// void what is returned.
+pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<Config> {
+    let profile = self::profile(r, profile, on_ecs);
+    let store = store(r, profile);
+    let request_timeout = r.duration("refresh.request_timeout");
+    let default_lifetime = r.duration("refresh.default_lifetime");
+    let providers = providers(r, request_timeout, default_lifetime);
+    let timing = timing(r, request_timeout, &providers);
+    let refresh = refresh(r, timing, request_timeout, default_lifetime);
+    let backoff = backoff(r);
+    let breaker = breaker(r);
+    let discovery = Discovery { interval: r.duration("discovery.interval") };
+    let health = health(r);
+    let log = Log { filter: r.text("log.filter"), format: r.choice("log.format") };
+    let shutdown = Shutdown { timeout: r.duration("shutdown.timeout") };
+    let maintenance = Maintenance {
+        reconcile: r.text("maintenance.reconcile"),
+        table_check: r.text("maintenance.table_check"),
+    };
+    let refresh = refresh?;
+    Some(Config {
+        profile,
+        store,
+        refresh,
+        backoff,
+        breaker,
+        discovery,
+        health,
+        log,
+        shutdown,
+        maintenance,
+        providers,
+    })
+}
+
+fn profile(r: &mut Reader, implied: Profile, on_ecs: bool) -> Profile {
+    let profile = r.choice_or("profile", implied.as_str());
+    if on_ecs && profile == Profile::Development {
+        r.refuse(&["profile"], "is \"development\" on ECS", "remove it, or set \"production\"");
+    }
+    profile
+}
+
+fn store(r: &mut Reader, profile: Profile) -> Store {
+    let production = profile == Profile::Production;
+    let named = ["store.table", "store.region", "store.endpoint"].iter().any(|key| r.is_set(key));
+    if production && !r.is_set("store.kind") && !r.is_set("store.table") {
+        r.refuse(
+            &["store.table", "profile"],
+            "no store is configured, and the production profile assumes none",
+            "set store.table to the DynamoDB table's name",
+        );
+    }
+    let implied = if named || production { "dynamodb" } else { "embedded" };
+    let kind = r.choice_or("store.kind", implied);
+    if kind == StoreKind::Embedded {
+        refuse_embedded(r, production);
+    }
+    Store {
+        kind,
+        table: r.text("store.table"),
+        region: r.optional_text("store.region"),
+        endpoint: r.optional_url("store.endpoint"),
+        path: r.text("store.path").into(),
+        shards: r.integer("store.shards"),
+        kms_key: r.optional_text("store.kms_key"),
+        deletion_protection: r.flag_or("store.deletion_protection", production),
+        point_in_time_recovery: r.flag("store.point_in_time_recovery"),
+    }
+}
+
+fn refuse_embedded(r: &mut Reader, production: bool) {
+    const REMEDY: &str = "set store.kind to \"dynamodb\" and store.table to the table's name";
+    if production {
+        r.refuse(&["store.kind", "profile"], "the embedded store is for development only", REMEDY);
+    } else if !cfg!(feature = "embedded") {
+        r.refuse(&["store.kind"], "this program was built without the embedded store", REMEDY);
+    }
+}
+
+/// The lease must outlast an attempt at the slowest provider.
+fn timing(r: &mut Reader, request: Duration, providers: &BTreeMap<String, Arc<Provider>>) -> Option<Timing> {
+    let slowest = providers.values().max_by_key(|provider| provider.request_timeout);
+    let longest = slowest.map_or(request, |provider| provider.request_timeout);
+    let own = slowest.map(|provider| format!("providers.{}.request_timeout", provider.name));
+    let request_key = own.filter(|key| r.is_set(key)).unwrap_or("refresh.request_timeout".to_owned());
+    let lease = r.duration("refresh.lease");
+    let window = r.duration("refresh.window");
+    let budget = r.duration("refresh.commit_budget");
+    let salvage = r.duration("refresh.salvage_wait");
+    let timing = Timing::try_new(lease, window, longest, budget, salvage);
+    if timing.is_err() {
+        let least = human(window.saturating_add(longest).saturating_add(budget));
+        r.refuse(
+            &["refresh.lease", "refresh.window", "refresh.commit_budget", &request_key],
+            format!(
+                "{} is too short: refresh.window {} + {request_key} {} + refresh.commit_budget {} must be less",
+                human(lease),
+                human(window),
+                human(longest),
+                human(budget)
+            ),
+            format!("set refresh.lease to more than {least}, or shorten one of the others"),
+        );
+    }
+    timing.ok()
+}
+
+fn refresh(
+    r: &mut Reader,
+    timing: Option<Timing>,
+    request_timeout: Duration,
+    default_lifetime: Duration,
+) -> Option<Refresh> {
+    let connect_timeout = r.duration("refresh.connect_timeout");
+    let concurrency = r.integer("refresh.concurrency");
+    let lifetimes =
+        Lifetimes { min: r.duration("refresh.lifetime_min"), max: r.duration("refresh.lifetime_max") };
+    let spread = r.duration("refresh.spread");
+    in_order(r, ("refresh.lifetime_min", lifetimes.min), ("refresh.lifetime_max", lifetimes.max));
+    Some(Refresh {
+        timing: timing?,
+        request_timeout,
+        connect_timeout,
+        concurrency,
+        lifetimes,
+        default_lifetime,
+        spread,
+    })
+}
+
+fn backoff(r: &mut Reader) -> Backoff {
+    let backoff = Backoff {
+        base: r.duration("backoff.base"),
+        min_interval: r.duration("backoff.min_interval"),
+        cap: r.duration("backoff.cap"),
+        cap_expired: r.duration("backoff.cap_expired"),
+    };
+    in_order(r, ("backoff.base", backoff.base), ("backoff.cap", backoff.cap));
+    in_order(r, ("backoff.cap", backoff.cap), ("backoff.cap_expired", backoff.cap_expired));
+    backoff
+}
+
+fn breaker(r: &mut Reader) -> BreakerPolicy {
+    let breaker = BreakerPolicy {
+        threshold: r.integer("breaker.threshold"),
+        open: r.duration("breaker.open"),
+        open_max: r.duration("breaker.open_max"),
+    };
+    in_order(r, ("breaker.open", breaker.open), ("breaker.open_max", breaker.open_max));
+    breaker
+}
+
+fn in_order(r: &mut Reader, (low, least): (&str, Duration), (high, most): (&str, Duration)) {
+    if least > most {
+        let problem = format!("{} is more than {high}, {}", human(least), human(most));
+        r.refuse(&[low, high], problem, format!("lower {low}, or raise {high}"));
+    }
+}
+
+fn health(r: &mut Reader) -> Health {
+    Health {
+        enabled: r.flag("health.enabled"),
+        address: r.address("health.address"),
+        max_lag: r.duration("health.max_lag"),
+        max_skew: r.duration("health.max_skew"),
+    }
+}
+
+fn providers(r: &mut Reader, request: Duration, lifetime: Duration) -> BTreeMap<String, Arc<Provider>> {
+    let names = r.names("providers").into_iter();
+    names
+        .filter_map(|name| provider(r, &name, request, lifetime).map(|provider| (name, Arc::new(provider))))
+        .collect()
+}
+
+fn provider(r: &mut Reader, name: &str, request: Duration, lifetime: Duration) -> Option<Provider> {
+    let key = |key: &str| format!("providers.{name}.{key}");
+    let token_url = r.optional_url(&key("token_url"));
+    let allow_http = r.flag(&key("allow_http"));
+    match &token_url {
+        None => r.refuse(&[&key("token_url")], "is missing", "set the provider's token endpoint"),
+        Some(url) if url.scheme() == "http" && !is_loopback(url) && !allow_http => r.refuse(
+            &[&key("token_url"), &key("allow_http")],
+            "is plain http, and tokens would travel unencrypted",
+            format!("use https; inside a trusted network set {} to true", key("allow_http")),
+        ),
+        Some(_) => {}
+    }
+    let rotates = r.flag(&key("rotates"));
+    let (in_doubt, grace_window) = in_doubt(r, name, rotates);
+    let rate = RateLimit { per_second: r.float(&key("rate_per_second")), burst: r.integer(&key("burst")) };
+    let secret = |(name, value)| (name, Secret::new(value));
+    let provider = Provider {
+        name: name.to_owned(),
+        auth: r.choice(&key("auth")),
+        scopes: r.list(&key("scopes")),
+        audience: r.optional_text(&key("audience")),
+        resource: r.list(&key("resource")),
+        params: r.map(&key("params")),
+        headers: r.map(&key("headers")).into_iter().map(secret).collect(),
+        rotates,
+        in_doubt,
+        grace_window,
+        unavailable_is_unprocessed: r.flag(&key("unavailable_is_unprocessed")),
+        allow_http,
+        request_timeout: r.duration_or(&key("request_timeout"), request),
+        concurrency: r.integer(&key("concurrency")),
+        rate,
+        default_lifetime: r.duration_or(&key("default_lifetime"), lifetime),
+        max_response: r.integer(&key("max_response")),
+        token_url: token_url?,
+    };
+    Some(provider)
+}
+
+fn in_doubt(r: &mut Reader, name: &str, rotates: bool) -> (InDoubt, Duration) {
+    let key = |key: &str| format!("providers.{name}.{key}");
+    let implied = if rotates { "retry-once" } else { "reusable" };
+    let in_doubt = r.choice_or(&key("in_doubt"), implied);
+    let grace_window = r.duration(&key("grace_window"));
+    if in_doubt == InDoubt::Reusable && rotates {
+        r.refuse(
+            &[&key("in_doubt"), &key("rotates")],
+            "is \"reusable\" at a provider that rotates: sending a refresh token again may revoke the grant",
+            format!("set {} to false if it never rotates; else use \"retry-once\"", key("rotates")),
+        );
+    }
+    if in_doubt == InDoubt::Grace && grace_window.is_zero() {
+        r.refuse(
+            &[&key("in_doubt"), &key("grace_window")],
+            "is \"grace\" without a grace window",
+            format!("set {} to the time that the provider documents", key("grace_window")),
+        );
+    }
+    (in_doubt, grace_window)
+}

@@ -1,0 +1,203 @@
+//! What strings must look like. A check returns what is wrong as a predicate (`is empty`), never the value.
+
+use croner::parser::{CronParser, Seconds};
+use http::{HeaderName, HeaderValue};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
+use url::{Host, Url};
+
+use super::error::Fault;
+
+/// A check of one string.
+pub(super) type Check = fn(&str) -> Result<(), String>;
+
+/// Something visible, without control characters.
+pub(super) fn line(text: &str) -> Result<(), String> {
+    refuse(text.trim().is_empty(), "is empty")?;
+    refuse(text.chars().any(char::is_control), "has a control character")
+}
+
+/// A DynamoDB table name (Amazon DynamoDB Developer Guide, "Naming rules").
+pub(super) fn table(name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+    refuse(!(3..=255).contains(&name.len()), "is not of 3 to 255 characters")?;
+    refuse(!name.bytes().all(allowed), "has a character that a table name cannot have")
+}
+
+/// An AWS region code.
+pub(super) fn region(name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    refuse(name.is_empty() || !name.bytes().all(allowed), "is not a region code")
+}
+
+/// A `scope-token` of RFC 6749 section 3.3.
+pub(super) fn scope(scope: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';
+    refuse(scope.is_empty() || !scope.bytes().all(allowed), "is not one scope (RFC 6749 section 3.3)")
+}
+
+/// A resource indicator: an absolute URI without a fragment (RFC 8707 section 2).
+pub(super) fn resource(uri: &str) -> Result<(), String> {
+    let parsed = Url::parse(uri).map_err(|_| "is not an absolute URI".to_owned())?;
+    refuse(parsed.fragment().is_some(), "has a fragment")
+}
+
+/// The value of a request header.
+pub(super) fn header_value(value: &str) -> Result<(), String> {
+    refuse(HeaderValue::from_str(value).is_err(), "has a character that a header cannot carry")
+}
+
+/// An http or https URL that names a host, without user information and fragment.
+pub(super) fn url(text: &str) -> Result<Url, String> {
+    let url = Url::parse(text).map_err(|_| "is not a URL".to_owned())?;
+    refuse(!matches!(url.scheme(), "http" | "https"), "is neither http nor https")?;
+    refuse(!url.username().is_empty() || url.password().is_some(), "has user information")?;
+    refuse(url.fragment().is_some(), "has a fragment")?;
+    Ok(url)
+}
+
+/// Whether a URL's host is this machine.
+pub(super) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+/// A cron expression of six fields, read as `tokio-cron-scheduler` reads it. The parser alone would let a seventh
+/// field (the year) and nicknames pass.
+pub(super) fn cron(expression: &str) -> Result<(), String> {
+    let fields = expression.split_whitespace().count();
+    refuse(fields != 6, &format!("has {fields} fields"))?;
+    let parser = CronParser::builder().seconds(Seconds::Required).dom_and_dow(true).build();
+    parser.parse(expression).map(|_| ()).map_err(|error| format!("is not a cron expression ({error})"))
+}
+
+/// Log directives. A bare word that is no level would silence everything but a target of that name.
+pub(super) fn log_filter(filter: &str) -> Result<(), String> {
+    EnvFilter::try_new(filter).map_err(|_| "is not a list of log directives".to_owned())?;
+    let bare = |directive: &&str| !directive.contains(['=', '[']);
+    let wrong = |directive: &str| directive.trim().parse::<LevelFilter>().is_err();
+    refuse(filter.split(',').filter(bare).any(wrong), "has a directive that is no level and names none")
+}
+
+/// The name of a provider.
+pub(super) fn provider_name(name: &str) -> Result<(), Fault> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let fits = name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.bytes().all(allowed)
+        && !name.contains("__");
+    if fits {
+        return Ok(());
+    }
+    Err(Fault::new(
+        "is not a provider's name",
+        "use a-z, 0-9 and single underscores, a letter first: [a-z][a-z0-9_]*",
+    ))
+}
+
+/// The name of a further parameter of the token request: none that the request has already, since no parameter may
+/// be sent twice (RFC 6749 section 3.2).
+pub(super) fn param_name(name: &str) -> Result<(), Fault> {
+    match name {
+        "scope" => Err(Fault::new("belongs to the grant", "set scopes instead")),
+        "audience" | "resource" => Err(Fault::new("has a key of its own", format!("set {name} instead"))),
+        "grant_type" | "refresh_token" | "client_id" | "client_secret" => {
+            Err(Fault::new("belongs to the grant", "remove it: it comes from the client's registration"))
+        }
+        name => line(name).map_err(|problem| Fault::new(problem, "name the parameter")),
+    }
+}
+
+/// The name of a further request header, in lower case: none that the request sets itself.
+pub(super) fn header_name(name: &str) -> Result<(), Fault> {
+    let own = ["authorization", "host", "connection", "transfer-encoding"];
+    if HeaderName::from_bytes(name.as_bytes()).is_err() {
+        Err(Fault::new("is not a header's name", "use letters, digits and -, as in x-api-key"))
+    } else if own.contains(&name) || name.starts_with("content-") {
+        Err(Fault::new("is set by the request itself", "remove it; auth says how the client authenticates"))
+    } else {
+        Ok(())
+    }
+}
+
+fn refuse(wrong: bool, problem: &str) -> Result<(), String> {
+    if wrong { Err(problem.to_owned()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn accepts(check: Check, good: &[&str], bad: &[&str]) {
+        for text in good {
+            assert_eq!(check(text), Ok(()), "{text:?}");
+        }
+        for text in bad {
+            assert!(check(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn strings_are_held_to_their_form() {
+        accepts(
+            table,
+            &["abc", "client-credentials", "A_1.x"],
+            &["", "ab", "a b c", "été", &"x".repeat(256)],
+        );
+        accepts(region, &["eu-central-1"], &["", "EU", "eu central"]);
+        accepts(scope, &["openid", "https://a.test/.default"], &["", "a b", "a\"b", "é"]);
+        accepts(resource, &["https://api.test/"], &["api", "https://api.test/#x"]);
+        accepts(header_value, &["a b", ""], &["a\nb", "\u{7f}"]);
+        accepts(line, &["x"], &["", "  ", "a\nb"]);
+    }
+
+    #[test]
+    fn cron_expressions_have_six_fields() {
+        let bad =
+            ["", "* * * * *", "0 0 0 1 1 * 2030", "@hourly", "61 0 0 * * *", "+ + + + + +", "é é é é é é"];
+        accepts(cron, &["17 23 * * * *", "41 7 */6 * * MON-FRI"], &bad);
+    }
+
+    #[test]
+    fn a_misspelt_level_is_not_taken_for_a_target() {
+        let good = ["info", "warn,perennial=debug", "off", "perennial[refresh]=trace,info"];
+        accepts(log_filter, &good, &["inof", "info,verbose", "perennial=loud", "a=b=c"]);
+    }
+
+    #[test]
+    fn urls_name_a_host_and_carry_no_password() {
+        for good in ["http://127.0.0.1:8000", "https://a.test/token?tenant=1"] {
+            assert!(url(good).is_ok(), "{good}");
+        }
+        for bad in
+            ["", "a.test", "ftp://a.test", "https://u@a.test", "https://:p@a.test", "https://a.test/#f"]
+        {
+            assert!(url(bad).is_err(), "{bad}");
+        }
+        let loopback = |text| is_loopback(&url(text).expect("a url"));
+        assert!(loopback("http://127.9.9.9") && loopback("http://[::1]:1") && loopback("http://localhost"));
+        assert!(!loopback("http://10.0.0.1") && !loopback("http://localhost.test"));
+    }
+
+    #[test]
+    fn names_are_held_to_their_form() {
+        let all = |check: fn(&str) -> Result<(), Fault>, names: &[&str]| {
+            names.iter().map(|name| check(name).is_ok()).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            all(provider_name, &["acme", "a1_b", "Acme", "1a", "a__b", ""]),
+            [true, true, false, false, false, false]
+        );
+        assert_eq!(
+            all(param_name, &["tenant", "scope", "client_secret", "audience", ""]),
+            [true, false, false, false, false]
+        );
+        assert_eq!(
+            all(header_name, &["x-api-key", "host", "content-type", "a b"]),
+            [true, false, false, false]
+        );
+    }
+}

@@ -1,0 +1,517 @@
+//! Every key there is: its kind, its default and what it means. Reading, `config show`, the sample file and the
+//! documentation all follow this one table; tests hold them to it.
+
+use std::time::Duration;
+
+use super::check;
+use super::error::Fault;
+use super::kind::Kind;
+
+/// A key. A `*` in its path stands for a name that the operator chooses.
+pub(super) struct Key {
+    pub(super) path: &'static str,
+    pub(super) kind: Kind,
+    pub(super) default: Fallback,
+    pub(super) doc: &'static str,
+}
+
+/// What holds where a key is not set.
+pub(super) enum Fallback {
+    /// A value, spelled as the environment would.
+    Is(&'static str),
+    /// It follows from other settings, in the described way.
+    Follows(&'static str),
+    /// Nothing: it is optional.
+    Unset,
+    /// An error.
+    Required,
+}
+
+use Fallback::{Follows, Is, Required, Unset};
+
+type NameCheck = fn(&str) -> Result<(), Fault>;
+
+/// The names that operators choose, by the path at which they stand.
+const NAMES: [(&str, NameCheck); 3] = [
+    ("providers.*", check::provider_name),
+    ("providers.*.params.*", check::param_name),
+    ("providers.*.headers.*", check::header_name),
+];
+
+/// A key as documentation shows it.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Reference {
+    /// Its path; `*` stands for a name that the operator chooses.
+    pub key: &'static str,
+    /// The values that it takes.
+    pub takes: String,
+    /// What holds where it is not set: a value in backticks, or words.
+    pub default: String,
+    /// What it means.
+    pub meaning: &'static str,
+}
+
+/// Every key there is, in the order of the documentation.
+pub fn reference() -> Vec<Reference> {
+    KEYS.iter().map(Key::reference).collect()
+}
+
+/// Where a path leads.
+pub(super) enum Place {
+    Key(&'static Key),
+    Section,
+    /// Nowhere; with the known name that is nearest to its last segment.
+    Unknown(Option<&'static str>),
+}
+
+impl Key {
+    /// Whether a value at `path`, which this key takes, must never be shown.
+    pub(super) fn is_secret(&self, path: &[String]) -> bool {
+        let name = path.last().map(String::as_str).unwrap_or_default();
+        self.path == "providers.*.headers.*" || self.path.ends_with(".*") && sounds_secret(name)
+    }
+
+    fn reference(&self) -> Reference {
+        let default = match self.default {
+            Is("") => "none".to_owned(),
+            Is(value) => format!("`{value}`"),
+            Follows(rule) => rule.to_owned(),
+            Unset => "none".to_owned(),
+            Required => "required".to_owned(),
+        };
+        Reference { key: self.path, takes: self.kind.describe(), default, meaning: self.doc }
+    }
+
+    fn segments(&self) -> impl Iterator<Item = &'static str> {
+        self.path.split('.')
+    }
+
+    fn starts_with(&self, path: &[String]) -> bool {
+        let mut segments = self.segments();
+        path.iter().all(|name| segments.next().is_some_and(|own| own == "*" || own == name))
+    }
+}
+
+/// Finds what takes the value at `path`.
+pub(super) fn find(path: &[String]) -> Place {
+    let mut section = false;
+    for key in KEYS.iter().filter(|key| key.starts_with(path)) {
+        if key.segments().count() == path.len() {
+            return Place::Key(key);
+        }
+        section = true;
+    }
+    if section { Place::Section } else { Place::Unknown(nearest_sibling(path)) }
+}
+
+/// Checks the last segment of a path where it is a name that the operator chose.
+pub(super) fn check_name(path: &[String]) -> Result<(), Fault> {
+    let here = |pattern: &str| {
+        let own: Vec<&str> = pattern.split('.').collect();
+        own.len() == path.len() && own.iter().zip(path).all(|(own, name)| *own == "*" || own == name)
+    };
+    let Some(name) = path.last() else { return Ok(()) };
+    NAMES.iter().filter(|(pattern, _)| here(pattern)).try_for_each(|(_, check)| check(name))
+}
+
+/// The environment variable nearest to a misspelt one, among those without a name of the operator's in them.
+pub(super) fn nearest_variable(variable: &str) -> Option<String> {
+    let flat = |text: &str| text.replace("__", "_").to_ascii_lowercase();
+    let candidates = KEYS.iter().filter(|key| !key.path.contains('*')).map(|key| variable_of(key.path));
+    let (distance, nearest) =
+        candidates.map(|known| (distance(&flat(&known), &flat(variable)), known)).min()?;
+    (distance <= 2).then_some(nearest)
+}
+
+/// The environment variable that sets a key.
+pub(super) fn variable_of(path: &str) -> String {
+    format!("PERENNIAL__{}", path.replace('.', "__").to_ascii_uppercase())
+}
+
+/// Whether a name that an operator chose says that its value is a credential.
+pub(super) fn sounds_secret(name: &str) -> bool {
+    let name = name.to_ascii_lowercase();
+    ["secret", "token", "password", "key", "assertion"].iter().any(|word| name.contains(word))
+}
+
+fn nearest_sibling(path: &[String]) -> Option<&'static str> {
+    let (name, parent) = path.split_last()?;
+    let siblings = KEYS.iter().filter(|key| key.starts_with(parent));
+    let names = siblings.filter_map(|key| key.segments().nth(parent.len())).filter(|own| *own != "*");
+    let (distance, nearest) = names.map(|own| (distance(own, name), own)).min()?;
+    (distance <= 2 && distance < nearest.len()).then_some(nearest)
+}
+
+/// Levenshtein's distance, in bytes.
+fn distance(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, to) in b.bytes().enumerate() {
+            let replaced = diagonal + usize::from(from != to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+const fn key(path: &'static str, kind: Kind, default: Fallback, doc: &'static str) -> Key {
+    Key { path, kind, default, doc }
+}
+
+const fn between(min: Duration, max: Duration) -> Kind {
+    Kind::Duration(min..=max)
+}
+
+const fn millis(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+const fn secs(secs: u64) -> Duration {
+    Duration::from_secs(secs)
+}
+
+const MINUTE: Duration = secs(60);
+const HOUR: Duration = secs(3600);
+const DAY: Duration = secs(86_400);
+
+const CRON: Kind = Kind::Text(
+    "a cron expression of six fields, seconds first, in UTC, as in \"17 23 * * * *\"",
+    check::cron,
+);
+
+/// In the order of the documentation.
+pub(super) static KEYS: &[Key] = &[
+    key(
+        "profile",
+        Kind::Choice(&["development", "production"]),
+        Follows("production where ECS is detected, else development"),
+        "Which defaults and which refusals hold. `<profile>.toml` is read after `perennial.toml`.",
+    ),
+    key(
+        "store.kind",
+        Kind::Choice(&["embedded", "dynamodb"]),
+        Follows("dynamodb where table, region or endpoint is set, else embedded; development only"),
+        "Where clients and tokens are kept. The embedded store is one file on this machine, for development.",
+    ),
+    key(
+        "store.table",
+        Kind::Text("a DynamoDB table name: 3 to 255 characters of A-Z a-z 0-9 _ . -", check::table),
+        Is("client-credentials"),
+        "The table. Under the production profile either this or `store.kind` must be set.",
+    ),
+    key(
+        "store.region",
+        Kind::Text("an AWS region code, as in \"eu-central-1\"", check::region),
+        Unset,
+        "The table's region; unset, the AWS SDK looks for one as it always does.",
+    ),
+    key("store.endpoint", Kind::Url, Unset, "Another DynamoDB endpoint, such as DynamoDB Local's."),
+    key(
+        "store.path",
+        Kind::Text("a path", check::line),
+        Is(".perennial/perennial.db"),
+        "The embedded store's file.",
+    ),
+    key(
+        "store.shards",
+        Kind::Integer(1..=4096),
+        Is("16"),
+        "Virtual shards. Fixed when the table is created; 256 for large fleets.",
+    ),
+    key(
+        "store.kms_key",
+        Kind::Text("the id, alias or ARN of a KMS key", check::line),
+        Unset,
+        "Encrypts the table at rest with this key when it is created; unset, with a key that AWS owns.",
+    ),
+    key(
+        "store.deletion_protection",
+        Kind::Flag,
+        Follows("true under the production profile, else false"),
+        "Whether the table is created with deletion protection.",
+    ),
+    key(
+        "store.point_in_time_recovery",
+        Kind::Flag,
+        Is("true"),
+        "Whether the table is created with point-in-time recovery.",
+    ),
+    key(
+        "refresh.lease",
+        between(secs(1), secs(900)),
+        Is("90s"),
+        "How long one attempt may take. More than `window` + the longest `request_timeout` + `commit_budget`.",
+    ),
+    key(
+        "refresh.window",
+        between(millis(100), MINUTE),
+        Is("5s"),
+        "How long after its acquire was begun a request may still be sent.",
+    ),
+    key(
+        "refresh.commit_budget",
+        between(millis(100), secs(300)),
+        Is("15s"),
+        "What a commit may take before a replay is out of the question.",
+    ),
+    key(
+        "refresh.request_timeout",
+        between(millis(100), secs(300)),
+        Is("20s"),
+        "The whole exchange with a token endpoint, at most.",
+    ),
+    key(
+        "refresh.connect_timeout",
+        between(millis(50), MINUTE),
+        Is("5s"),
+        "Connecting to a token endpoint, TLS included, at most. It counts towards the request timeout.",
+    ),
+    key(
+        "refresh.salvage_wait",
+        between(Duration::ZERO, secs(600)),
+        Is("60s"),
+        "How much longer a taker waits, so that a holder that woke late can still store its answer.",
+    ),
+    key(
+        "refresh.concurrency",
+        Kind::Integer(1..=10_000),
+        Is("64"),
+        "Refreshes in flight at once in this process, at most.",
+    ),
+    key(
+        "refresh.lifetime_min",
+        between(secs(1), HOUR),
+        Is("30s"),
+        "No token is refreshed more often than one of this life would be.",
+    ),
+    key(
+        "refresh.lifetime_max",
+        between(MINUTE, secs(3650 * 86_400)),
+        Is("90d"),
+        "No token is refreshed more seldom than one of this life would be.",
+    ),
+    key(
+        "refresh.default_lifetime",
+        between(secs(1), secs(90 * 86_400)),
+        Is("55m"),
+        "An access token's life where the answer does not say.",
+    ),
+    key(
+        "refresh.spread",
+        between(Duration::ZERO, secs(600)),
+        Is("10s"),
+        "What was due before a start is spread over this long.",
+    ),
+    key("backoff.base", between(millis(10), secs(600)), Is("2s"), "Doubled with every failure of a client."),
+    key(
+        "backoff.min_interval",
+        between(Duration::ZERO, secs(600)),
+        Is("5s"),
+        "Between two attempts of one client, at least.",
+    ),
+    key(
+        "backoff.cap",
+        between(millis(100), DAY),
+        Is("10m"),
+        "The longest wait while the access token is good, and for a while after its expiry.",
+    ),
+    key(
+        "backoff.cap_expired",
+        between(millis(100), secs(7 * 86_400)),
+        Is("1h"),
+        "The longest wait once the token has been expired for a day.",
+    ),
+    key("breaker.threshold", Kind::Integer(1..=1000), Is("5"), "Failures in a row that open a breaker."),
+    key(
+        "breaker.open",
+        between(millis(100), HOUR),
+        Is("5s"),
+        "How long a breaker stays open the first time; doubled with every probe that fails.",
+    ),
+    key("breaker.open_max", between(millis(100), DAY), Is("1m"), "The longest that a breaker stays open."),
+    key(
+        "discovery.interval",
+        between(secs(1), secs(300)),
+        Is("15s"),
+        "How often the table is asked for new and changed clients.",
+    ),
+    key("health.enabled", Kind::Flag, Is("true"), "Whether the health endpoints are served."),
+    key("health.address", Kind::Address, Is("127.0.0.1:9464"), "Where they are served."),
+    key(
+        "health.max_lag",
+        between(secs(1), HOUR),
+        Is("30s"),
+        "How late the most overdue refresh may be before the process counts as unhealthy.",
+    ),
+    key(
+        "health.max_skew",
+        between(secs(1), HOUR),
+        Is("30s"),
+        "How far the wall clock may be off the store's before nothing is acquired any more.",
+    ),
+    key(
+        "log.filter",
+        Kind::Text("a level or directives, as in \"info\" or \"warn,perennial=debug\"", check::log_filter),
+        Is("info"),
+        "What is logged: off, error, warn, info, debug or trace, also by target.",
+    ),
+    key(
+        "log.format",
+        Kind::Choice(&["auto", "pretty", "json"]),
+        Is("auto"),
+        "`auto` is pretty on a terminal, and JSON lines otherwise.",
+    ),
+    key(
+        "shutdown.timeout",
+        between(secs(1), secs(120)),
+        Is("110s"),
+        "How long a drain may take. Less than the orchestrator's stop timeout, which is 120 s on ECS at most.",
+    ),
+    key(
+        "maintenance.reconcile",
+        CRON,
+        Is("17 23 * * * *"),
+        "When every shard is listed in full and compared.",
+    ),
+    key("maintenance.table_check", CRON, Is("41 7 */6 * * *"), "When the table's settings are checked."),
+    key(
+        "providers.*.token_url",
+        Kind::Url,
+        Required,
+        "The token endpoint. Plain http to loopback only, except with `allow_http`.",
+    ),
+    key(
+        "providers.*.auth",
+        Kind::Choice(&["client_secret_basic", "client_secret_post", "none"]),
+        Is("client_secret_basic"),
+        "How clients authenticate there.",
+    ),
+    key(
+        "providers.*.scopes",
+        Kind::List("scopes (RFC 6749 section 3.3), one an element", check::scope),
+        Is(""),
+        "Scopes for clients that name none.",
+    ),
+    key(
+        "providers.*.audience",
+        Kind::Text("a string", check::line),
+        Unset,
+        "`audience` for clients that name none.",
+    ),
+    key(
+        "providers.*.resource",
+        Kind::List("absolute URIs without fragment (RFC 8707)", check::resource),
+        Is(""),
+        "Resource indicators for clients that name none.",
+    ),
+    key(
+        "providers.*.params.*",
+        Kind::Text("a string", |_| Ok(())),
+        Unset,
+        "A further parameter of the token request; a client's own of the same name wins.",
+    ),
+    key(
+        "providers.*.headers.*",
+        Kind::Text("a header value of visible ASCII characters", check::header_value),
+        Unset,
+        "A further request header. Its value is a secret: never shown.",
+    ),
+    key(
+        "providers.*.rotates",
+        Kind::Flag,
+        Is("true"),
+        "Whether a refresh may return a new refresh token that kills the old one.",
+    ),
+    key(
+        "providers.*.in_doubt",
+        Kind::Choice(&["reusable", "grace", "retry-once", "hold"]),
+        Follows("retry-once where rotates, else reusable"),
+        "What to do when an answer was lost. `grace` needs `grace_window`; `reusable` needs `rotates = false`.",
+    ),
+    key(
+        "providers.*.grace_window",
+        between(Duration::ZERO, secs(30 * 86_400)),
+        Is("0s"),
+        "How long a rotated refresh token is still accepted.",
+    ),
+    key(
+        "providers.*.unavailable_is_unprocessed",
+        Kind::Flag,
+        Is("false"),
+        "Whether 503 with Retry-After means that the request was not processed.",
+    ),
+    key(
+        "providers.*.allow_http",
+        Kind::Flag,
+        Is("false"),
+        "Allows plain http to a host that is not loopback.",
+    ),
+    key(
+        "providers.*.request_timeout",
+        between(millis(100), secs(300)),
+        Follows("refresh.request_timeout"),
+        "The whole exchange with this token endpoint, at most.",
+    ),
+    key(
+        "providers.*.concurrency",
+        Kind::Integer(1..=10_000),
+        Is("16"),
+        "Refreshes in flight at once at this provider, at most.",
+    ),
+    key(
+        "providers.*.rate_per_second",
+        Kind::Float(0.01..=10_000.0),
+        Is("20"),
+        "Token requests a second, sustained, from this process.",
+    ),
+    key("providers.*.burst", Kind::Integer(1..=100_000), Is("20"), "Token requests at once after a rest."),
+    key(
+        "providers.*.default_lifetime",
+        between(secs(1), secs(90 * 86_400)),
+        Follows("refresh.default_lifetime"),
+        "An access token's life where this provider does not say.",
+    ),
+    key(
+        "providers.*.max_response",
+        Kind::Integer(1024..=4_194_304),
+        Is("262144"),
+        "The largest response body that is read, in bytes.",
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(dotted: &str) -> Vec<String> {
+        dotted.split('.').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_default_fits_its_kind() {
+        for key in KEYS {
+            if let Is(text) = key.default {
+                assert!(key.kind.parse(text).is_ok(), "{}", key.path);
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_that_sounds_secret_is_one_or_is_known_not_to_be() {
+        let harmless = ["store.kms_key", "providers.*.token_url"];
+        let open = KEYS.iter().filter(|key| sounds_secret(key.path) && !key.is_secret(&path(key.path)));
+        assert_eq!(open.map(|key| key.path).collect::<Vec<_>>(), harmless);
+        let Place::Key(header) = find(&path("providers.acme.headers.accept")) else { panic!("a key") };
+        assert!(header.is_secret(&path("providers.acme.headers.accept")));
+    }
+
+    #[test]
+    fn distances_are_levenshteins() {
+        for (a, b, expected) in [("", "", 0), ("table", "tabel", 2), ("kitten", "sitting", 3), ("", "ab", 2)]
+        {
+            assert_eq!((distance(a, b), distance(b, a)), (expected, expected), "{a} {b}");
+        }
+    }
+}

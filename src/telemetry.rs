@@ -1,0 +1,158 @@
+//! Logs: for people on a terminal, JSON lines for machines, always on standard error. Panics are logged too.
+
+use std::any::Any;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal};
+use std::panic::{self, PanicHookInfo};
+
+use tracing::{Level, Subscriber};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::fmt::{MakeWriter, fmt};
+use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+
+use crate::config::{Log, LogFormat};
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `log.filter` does not parse.
+    #[error("the log filter is not valid")]
+    Filter(#[from] ParseError),
+    /// Somebody has set up logging in this process before.
+    #[error("logging is set up already")]
+    AlreadySet(#[from] TryInitError),
+}
+
+/// Logs to standard error from now on, panics included.
+///
+/// # Errors
+/// See [`TelemetryError`].
+pub fn init(log: &Log) -> Result<(), TelemetryError> {
+    let terminal = io::stderr().is_terminal();
+    let subscriber = subscriber(log, terminal, io::stderr)?;
+    subscriber.try_init()?;
+    log_panics();
+    Ok(())
+}
+
+fn subscriber<W>(
+    log: &Log,
+    terminal: bool,
+    writer: W,
+) -> Result<Box<dyn Subscriber + Send + Sync>, ParseError>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::try_new(&log.filter)?;
+    let common = fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal);
+    Ok(match log.format {
+        LogFormat::Auto if terminal => Box::new(common.finish()),
+        LogFormat::Pretty => Box::new(common.finish()),
+        LogFormat::Auto | LogFormat::Json => Box::new(common.json().flatten_event(true).finish()),
+    })
+}
+
+/// Sends panics to the log. Where the log takes no errors, the hook that was there before prints them.
+fn log_panics() {
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        if tracing::enabled!(Level::ERROR) {
+            report(info);
+        } else {
+            before(info);
+        }
+    }));
+}
+
+/// The backtrace is empty unless `RUST_BACKTRACE` asks for one.
+fn report(info: &PanicHookInfo<'_>) {
+    let message = message(info.payload());
+    let location = info.location().map(ToString::to_string).unwrap_or_default();
+    let thread = std::thread::current();
+    let thread = thread.name().unwrap_or_default();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    tracing::error!(panic = message, location, thread, backtrace, "panicked");
+}
+
+fn message(payload: &(dyn Any + Send)) -> &str {
+    let literal = payload.downcast_ref::<&'static str>().copied();
+    literal.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Buffer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(filter: &str, format: LogFormat, terminal: bool, events: impl FnOnce()) -> String {
+        let buffer = Buffer::default();
+        let log = Log { filter: filter.to_owned(), format };
+        let writer = buffer.clone();
+        let subscriber = subscriber(&log, terminal, move || writer.clone()).expect("a filter");
+        tracing::subscriber::with_default(subscriber, events);
+        String::from_utf8(buffer.0.lock().unwrap().clone()).expect("text")
+    }
+
+    fn say() {
+        tracing::info!(client = "acme", "refreshed");
+        tracing::debug!("unseen");
+    }
+
+    #[test]
+    fn json_without_a_terminal_and_lines_for_people_on_one() {
+        let json = logged("info", LogFormat::Auto, false, say);
+        let line: serde_json::Value = serde_json::from_str(&json).expect("one JSON object");
+        assert_eq!(
+            (&line["message"], &line["client"], &line["level"]),
+            (&"refreshed".into(), &"acme".into(), &"INFO".into())
+        );
+
+        let pretty = logged("info", LogFormat::Auto, true, say);
+        assert!(pretty.contains("refreshed") && pretty.contains("\u{1b}["), "{pretty}");
+    }
+
+    #[test]
+    fn a_format_that_was_asked_for_wins_over_the_terminal() {
+        assert!(logged("info", LogFormat::Json, true, say).starts_with('{'));
+        let pretty = logged("info", LogFormat::Pretty, false, say);
+        assert!(pretty.contains("refreshed") && !pretty.contains(['{', '\u{1b}']), "{pretty}");
+    }
+
+    #[test]
+    fn the_filter_holds() {
+        assert_eq!(logged("warn", LogFormat::Json, false, say), "");
+        assert!(logged("perennial=debug", LogFormat::Json, false, say).contains("unseen"));
+    }
+
+    /// One test, because hooks and the global subscriber belong to the whole process.
+    #[test]
+    fn panics_are_logged_and_a_second_set_up_is_an_error() {
+        let log = Log { filter: "off".to_owned(), format: LogFormat::Json };
+        init(&log).expect("the first set-up in this process");
+        assert!(matches!(init(&log), Err(TelemetryError::AlreadySet(_))));
+
+        let text = logged("error", LogFormat::Json, false, || {
+            let panicked = panic::catch_unwind(|| panic!("no {}", "luck"));
+            assert!(panicked.is_err());
+        });
+        let line: serde_json::Value = serde_json::from_str(&text).expect("one JSON object");
+        assert_eq!((&line["message"], &line["panic"]), (&"panicked".into(), &"no luck".into()));
+        assert!(line["location"].as_str().expect("a location").contains("telemetry.rs"), "{line}");
+    }
+}
