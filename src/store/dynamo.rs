@@ -105,10 +105,6 @@ impl DynamoStore {
         self.vitals.consumed(total(consumed), 0.0);
     }
 
-    fn charge_write(&self, consumed: &[ConsumedCapacity]) {
-        self.vitals.consumed(0.0, total(consumed));
-    }
-
     /// An answer to a failed condition does not say what it cost: it is charged like the write.
     fn charge_lost(&self, writes: &[Write], lost: &[Option<Item>]) {
         let factor = if writes.len() > 1 { 2.0 } else { 1.0 };
@@ -131,8 +127,8 @@ impl DynamoStore {
             }
         };
         match sent? {
-            Sent::Applied(consumed) => {
-                self.charge_write(consumed.as_slice());
+            Sent::Applied(units) => {
+                self.vitals.consumed(0.0, units);
                 Ok(Applied::Committed)
             }
             Sent::Lost(item) => {
@@ -158,7 +154,7 @@ impl DynamoStore {
             .send()
             .await;
         match sent {
-            Ok(output) => Ok(Sent::Applied(output.consumed_capacity)),
+            Ok(output) => Ok(Sent::Applied(total(output.consumed_capacity.as_slice()))),
             Err(error) => match error.as_service_error() {
                 Some(UpdateItemError::ConditionalCheckFailedException(lost)) => {
                     Ok(Sent::Lost(lost.item.clone()))
@@ -182,7 +178,7 @@ impl DynamoStore {
             .send()
             .await;
         match sent {
-            Ok(output) => Ok(Sent::Applied(output.consumed_capacity)),
+            Ok(output) => Ok(Sent::Applied(total(output.consumed_capacity.as_slice()))),
             Err(error) => match error.as_service_error() {
                 Some(PutItemError::ConditionalCheckFailedException(lost)) => {
                     Ok(Sent::Lost(lost.item.clone()))
@@ -206,7 +202,7 @@ impl DynamoStore {
             .send()
             .await;
         match sent {
-            Ok(output) => Ok(Sent::Applied(output.consumed_capacity)),
+            Ok(output) => Ok(Sent::Applied(total(output.consumed_capacity.as_slice()))),
             Err(error) => match error.as_service_error() {
                 Some(DeleteItemError::ConditionalCheckFailedException(lost)) => {
                     Ok(Sent::Lost(lost.item.clone()))
@@ -229,7 +225,7 @@ impl DynamoStore {
             .await;
         let error = match sent {
             Ok(output) => {
-                self.charge_write(output.consumed_capacity());
+                self.vitals.consumed(0.0, total(output.consumed_capacity()));
                 return Ok(Applied::Committed);
             }
             Err(error) => error,
@@ -271,7 +267,8 @@ impl DynamoStore {
 
 /// What a single write came to.
 enum Sent {
-    Applied(Option<ConsumedCapacity>),
+    /// With the capacity units that it took.
+    Applied(f64),
     Lost(Option<Raw>),
 }
 

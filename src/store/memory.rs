@@ -44,15 +44,13 @@ struct Table {
 
 impl Table {
     fn replace(&mut self, key: (String, String), item: Option<Item>) {
-        let row = item.as_ref().and_then(|item| indexed(&key, item));
-        let old = match item {
-            Some(item) => self.items.insert(key.clone(), item),
-            None => self.items.remove(&key),
-        };
-        if let Some(old) = old.and_then(|old| indexed(&key, &old)) {
-            self.index.remove(&old);
+        if let Some(row) = self.items.remove(&key).and_then(|old| indexed(&key, &old)) {
+            self.index.remove(&row);
         }
-        self.index.extend(row);
+        if let Some(item) = item {
+            self.index.extend(indexed(&key, &item));
+            self.items.insert(key, item);
+        }
     }
 }
 

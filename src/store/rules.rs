@@ -33,6 +33,9 @@ pub(super) fn check(change: &Change) -> Result<(), StoreError> {
 fn check_write(write: &Write) -> Result<(), StoreError> {
     check_condition(&write.condition)?;
     match &write.action {
+        Action::Update(nothing) if nothing.is_empty() => {
+            refuse(format!("{}: an update of nothing", write.key))
+        }
         Action::Update(assignments) => check_assignments(assignments),
         Action::Put(item) => item.0.iter().try_for_each(|(name, value)| check_value(name, value)),
         Action::Check if always(&write.condition) => refuse(format!("{}: a check of nothing", write.key)),
@@ -119,6 +122,7 @@ mod tests {
     fn programming_errors_are_refused_by_name() {
         let update = |assignments| of(Condition::Exists, Action::Update(assignments));
         let cases = [
+            (update(vec![]), "an update of nothing"),
             (of(Condition::Exists, Action::Check), "a check alone"),
             (of(Condition::Any(vec![]), Action::Delete), "never holds"),
             (update(vec![Assignment::Set("x", Value::Other("B"))]), "`x` holds a B"),

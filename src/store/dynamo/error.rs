@@ -14,6 +14,7 @@ use super::super::item::decode;
 use crate::item::{Item, Write};
 
 /// Why a request came to nothing, with the operation's type erased.
+#[derive(Clone, Copy)]
 pub(in super::super) enum Failure<'a> {
     /// The request was never built.
     Unbuilt(&'a (dyn Error + 'static)),

@@ -35,7 +35,7 @@ pub(super) struct Rendered {
 pub(super) fn render(write: &Write) -> Result<Rendered, StoreError> {
     let mut terms = Terms::default();
     let update = match &write.action {
-        Action::Update(assignments) => terms.update(assignments)?,
+        Action::Update(assignments) => Some(terms.update(assignments)?),
         Action::Put(_) | Action::Delete | Action::Check => None,
     };
     let condition = terms.condition(&write.condition)?;
@@ -164,13 +164,12 @@ impl Terms {
         })
     }
 
-    /// `None` where nothing is assigned: the item is created if it is not there.
-    fn update(&mut self, assignments: &[Assignment]) -> Result<Option<String>, StoreError> {
+    fn update(&mut self, assignments: &[Assignment]) -> Result<String, StoreError> {
         let (mut sets, mut adds, mut removes) = (Vec::new(), Vec::new(), Vec::new());
         for assignment in assignments {
             match assignment {
                 Assignment::Set(name, value) => {
-                    sets.push(format!("{} = {}", self.name(name), self.value(name, value)?))
+                    sets.push(format!("{} = {}", self.name(name), self.value(name, value)?));
                 }
                 Assignment::Add(name, amount) => {
                     adds.push(format!("{} {}", self.name(name), self.value(name, &Value::N(*amount))?));
@@ -181,7 +180,7 @@ impl Terms {
         let clauses = [("SET", sets), ("ADD", adds), ("REMOVE", removes)];
         let clauses = clauses.iter().filter(|(_, parts)| !parts.is_empty());
         let clauses: Vec<_> = clauses.map(|(verb, parts)| format!("{verb} {}", parts.join(", "))).collect();
-        Ok((!clauses.is_empty()).then(|| clauses.join(" ")))
+        Ok(clauses.join(" "))
     }
 }
 
