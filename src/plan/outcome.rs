@@ -16,8 +16,6 @@ use crate::record::{Gen, Lease, Snapshot, State, Token};
 use crate::reply::{Reply, Tokens};
 use crate::time::{Moment, Timestamp};
 
-/// How far ahead of time an attempt may be: it was due by the clock of whoever scheduled it.
-const EARLY: Duration = Duration::from_secs(5);
 /// The longest pause before a replay.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Failures in a row that are an alarm once the token has expired, whatever their class.
@@ -106,8 +104,7 @@ pub fn after_read(
         let next_at = backoff::next_attempt(backoff, lease.fails + 1, expires_at, None, now, unit);
         Go::Release(Release::Failed { code: code.to_owned(), next_at, doubt: Doubt::Unchanged })
     };
-    let due_by = now.plus(EARLY);
-    if client.paused || token.as_ref().is_some_and(|token| wanted_at(&client, token) > due_by) {
+    if client.paused || token.as_ref().is_some_and(|token| wanted_at(&client, token) > now) {
         return Go::Release(Release::NotNeeded);
     }
     if client.grant.needs_refresh_token() {
