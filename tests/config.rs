@@ -1,4 +1,6 @@
 //! The configuration as an operator meets it: sources and their order, errors all at once, and no secret in any.
+//! Without the embedded store nothing works by default, and `src/config/build.rs` tests that.
+#![cfg(feature = "embedded")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -183,6 +185,9 @@ fn the_process_is_a_source() {
     let sources = Sources::from_process(Some(PathBuf::from("elsewhere")));
     assert_eq!(sources.path, Some(PathBuf::from("elsewhere")));
     assert!(sources.environment.contains_key("PATH"));
+    let sources = Sources::from_process(None);
+    let named = sources.environment.contains_key("PERENNIAL_CONFIG");
+    assert!(named || sources.path == Some(PathBuf::from("config")), "{sources:?}");
 }
 
 // Errors.

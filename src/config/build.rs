@@ -250,3 +250,16 @@ fn in_doubt(r: &mut Reader, name: &str, rotates: bool) -> (InDoubt, Duration) {
     }
     (in_doubt, grace_window)
 }
+
+#[cfg(all(test, not(feature = "embedded")))]
+mod tests {
+    use crate::config::{Config, Sources};
+
+    #[test]
+    fn without_the_embedded_store_one_must_be_named() {
+        let errors = Config::load(Sources::default()).expect_err("no store").0;
+        assert_eq!(errors.len(), 1);
+        assert_eq!(errors[0].key, "store.kind");
+        assert!(errors[0].remedy.contains("store.table"), "{}", errors[0]);
+    }
+}
