@@ -127,7 +127,9 @@ impl Clock for SystemClock {
     }
 
     fn sleep(&self, duration: Duration) -> Sleep {
-        Box::pin(tokio::time::sleep(duration))
+        #[expect(clippy::disallowed_methods, reason = "this is the one place that sleeps")]
+        let sleep = tokio::time::sleep(duration);
+        Box::pin(sleep)
     }
 }
 
