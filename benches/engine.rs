@@ -37,7 +37,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-#[allow(dead_code, unreachable_pub, reason = "the fixtures of the tests; a benchmark uses a part")]
 #[path = "../tests/support/mod.rs"]
 mod support;
 

@@ -12,6 +12,7 @@
 //! table. The exit code is not zero where the summary is not clean.
 
 #![allow(clippy::print_stdout, reason = "a demonstration prints")]
+#![allow(clippy::disallowed_methods, reason = "a demonstration runs in real time")]
 
 use std::io::IsTerminal;
 use std::process::ExitCode;

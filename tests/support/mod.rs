@@ -4,6 +4,7 @@
 //! failure with its remedy and never a skipped test: a suite that passes because it tested nothing is worse than one
 //! that fails.
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::disallowed_methods, reason = "tests poll real processes, and look at their own environment")]
 #![allow(unused_imports, reason = "each test binary uses a part")]
 
 mod daemon;
