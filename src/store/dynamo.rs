@@ -379,3 +379,6 @@ fn retries() -> RetryConfig {
         .with_initial_backoff(RETRY_BASE)
         .with_max_backoff(RETRY_CAP)
 }
+
+#[cfg(test)]
+mod faults;

@@ -58,11 +58,10 @@ pub(in super::super) fn refusal(error: &dyn Error) -> StoreError {
 /// Sorts a failure into its class.
 pub(super) fn classify(failure: Failure<'_>, table: &str) -> StoreError {
     match failure {
-        Failure::Unbuilt(error) => StoreError::Refused(no_credentials(error).unwrap_or_else(|| chain(error))),
-        Failure::Unanswered(error) => match no_credentials(error) {
-            Some(remedy) => StoreError::Refused(remedy),
-            None => StoreError::Unavailable(chain(error)),
-        },
+        Failure::Unbuilt(error) => credentials(error).unwrap_or_else(|| StoreError::Refused(chain(error))),
+        Failure::Unanswered(error) => {
+            credentials(error).unwrap_or_else(|| StoreError::Unavailable(chain(error)))
+        }
         Failure::Service(status, code, message) => service(status, code, message, table),
     }
 }
@@ -143,12 +142,16 @@ fn item_of(reason: &CancellationReason) -> Option<Item> {
 const CREDENTIALS: &str =
     "set AWS_PROFILE, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or give the ECS task a task role";
 
-fn no_credentials(error: &(dyn Error + 'static)) -> Option<String> {
-    let permanent = |error: &CredentialsError| {
-        matches!(error, CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_))
-    };
-    let found = links(error).find(|error| error.downcast_ref().is_some_and(permanent))?;
-    Some(format!("no AWS credentials ({}): {CREDENTIALS}", chain(found)))
+/// An error of the credentials' source, with the remedy. A source that is there and fails may recover.
+fn credentials(error: &(dyn Error + 'static)) -> Option<StoreError> {
+    let found = links(error).find_map(|error| error.downcast_ref::<CredentialsError>())?;
+    let text = format!("no AWS credentials ({}): {CREDENTIALS}", chain(found));
+    Some(match found {
+        CredentialsError::CredentialsNotLoaded(_) | CredentialsError::InvalidConfiguration(_) => {
+            StoreError::Refused(text)
+        }
+        _ => StoreError::Unavailable(text),
+    })
 }
 
 fn links<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -238,9 +241,10 @@ mod tests {
 
     #[test]
     fn missing_credentials_come_with_their_remedy() {
-        let error = CredentialsError::not_loaded("nothing in the chain");
-        let found = no_credentials(&error).expect("recognised");
-        assert!(found.contains("AWS_PROFILE") && found.contains("task role"), "{found}");
-        assert_eq!(no_credentials(&CredentialsError::provider_timed_out(std::time::Duration::ZERO)), None);
+        let told = |error: CredentialsError| credentials(&error).expect("recognised");
+        let none = told(CredentialsError::not_loaded("nothing in the chain"));
+        assert!(matches!(&none, StoreError::Refused(text) if text.contains("task role")), "{none}");
+        let slow = told(CredentialsError::provider_timed_out(std::time::Duration::ZERO));
+        assert!(matches!(&slow, StoreError::Unavailable(text) if text.contains("AWS_PROFILE")), "{slow}");
     }
 }
