@@ -12,7 +12,7 @@ if ! cargo deny --version >/dev/null 2>&1; then
 fi
 cargo deny --locked check bans licenses sources
 if cargo deny --locked fetch db >/dev/null 2>&1; then
-    cargo deny --locked check --disable-fetch advisories
+    cargo deny --locked check advisories
 else
     say "advisories NOT CHECKED: their database could not be fetched"
 fi
