@@ -13,11 +13,11 @@
 
 mod gate;
 mod lane;
+mod pulse;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -27,6 +27,7 @@ use tracing::{error, info, warn};
 
 use self::gate::Gate;
 use self::lane::{Lane, LaneKey, Priority};
+pub use self::pulse::Pulse;
 use crate::client::{ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::plan::BreakerPolicy;
@@ -91,39 +92,6 @@ pub struct Summary {
     pub unfinished: BTreeMap<ClientId, String>,
     /// Jobs that a drain could not wait for.
     pub abandoned: usize,
-}
-
-/// What health checks read of a loop: that it turns, and how late it is.
-#[derive(Debug, Default)]
-pub struct Pulse {
-    turned_ms: AtomicU64,
-    lag_ms: AtomicI64,
-    clients: AtomicU64,
-}
-
-impl Pulse {
-    /// Notes a turn of the loop, and how late it came.
-    pub fn turn(&self, moment: Moment, lag: Duration) {
-        let millis = u64::try_from(moment.since(Moment::default()).as_millis()).unwrap_or(u64::MAX);
-        self.turned_ms.store(millis, Ordering::Relaxed);
-        self.lag_ms.store(i64::try_from(lag.as_millis()).unwrap_or(i64::MAX), Ordering::Relaxed);
-    }
-
-    /// How long ago the loop turned.
-    pub fn since_turn(&self, now: Moment) -> Duration {
-        let turned = Duration::from_millis(self.turned_ms.load(Ordering::Relaxed));
-        now.since(Moment::from_origin(turned))
-    }
-
-    /// How late the loop came to what was due, the last time it turned.
-    pub fn lag(&self) -> Duration {
-        Duration::from_millis(self.lag_ms.load(Ordering::Relaxed).max(0).unsigned_abs())
-    }
-
-    /// Clients under care.
-    pub fn clients(&self) -> u64 {
-        self.clients.load(Ordering::Relaxed)
-    }
 }
 
 /// One client's place.
@@ -325,7 +293,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             silent: None,
             stale: false,
         }));
-        self.pulse.clients.store(self.index.len() as u64, Ordering::Relaxed);
+        self.pulse.caring_for(self.index.len());
         slot
     }
 
@@ -339,7 +307,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         self.leave_lane(slot);
         self.slots[slot as usize] = None;
         self.index.remove(id);
-        self.pulse.clients.store(self.index.len() as u64, Ordering::Relaxed);
+        self.pulse.caring_for(self.index.len());
     }
 
     /// Puts a client where it belongs by what is known of it now.

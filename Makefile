@@ -1,0 +1,45 @@
+# The commands of this project. `make` lists them.
+#
+# Everything runs from a fresh checkout; the tests also need Node.js 20 and Java 17 or newer.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+CARGO ?= cargo
+# Passed on to the program that a target runs: make demo ARGS="--clients 5"
+ARGS ?=
+
+.PHONY: help demo test check bench clean-parts
+
+help: ## List these targets
+	@echo "usage: make TARGET [ARGS=\"...\"]"
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
+	    printf '  %-12s %s\n' "$$name" "$$text"; done
+
+demo: ## See it work: a strict provider, an embedded store, the daemon, and faults
+	@$(CARGO) build --locked --bins --examples
+	@$(CARGO) run --locked --quiet --example demo -- $(ARGS)
+
+# The doc tests go first: a run ends with what its integration tests say. The examples are built because tests start
+# them as processes. Benches are left out: they have no test harness, and would run for minutes.
+test: ## Run all tests, against the real parts (fetched once, from npm)
+	scripts/parts.sh
+	$(CARGO) build --locked --examples
+	$(CARGO) test --locked --doc
+	$(CARGO) test --locked --lib --bins --tests --examples
+
+check: ## Check format, lints, docs, and dependencies
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) clippy --locked --no-default-features --lib --bins -- -D warnings
+	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps
+	scripts/one-tls-stack.sh
+	scripts/deny.sh
+
+bench: ## Measure the engine in a release build
+	$(CARGO) bench --locked --bench engine -- $(ARGS)
+
+clean-parts: ## Remove what the tests have fetched
+	rm -rf .parts tests/parts/node_modules
