@@ -1,6 +1,6 @@
 //! Several processes on one embedded file: nothing that was acknowledged is lost, not even to `kill -9`.
 //!
-//! The test program starts itself again as the writers.
+//! The writers are `examples/store-writer.rs`.
 
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use perennial::client::ClientId;
-use perennial::item::{Action, Assignment, Change, Condition, Key, Value};
-use perennial::store::{Applied, Embedded, Store, View};
+use perennial::item::{Key, Value};
+use perennial::store::{Embedded, Store, View};
 use perennial::time::SystemClock;
 
-const FILE: &str = "PERENNIAL_TEST_EMBEDDED_FILE";
+use crate::support::example;
 
 fn key() -> Key {
     Key::Lease(ClientId::new("shared").expect("a valid id"))
@@ -30,31 +30,9 @@ async fn count(embedded: &Embedded) -> i64 {
     }
 }
 
-/// Counts up by compare-and-set, and says so after each acknowledged write.
-#[tokio::test]
-#[ignore = "a process of its own: the tests below start it"]
-async fn writer() {
-    #[expect(clippy::disallowed_methods, reason = "how the parent tells its child what to do")]
-    let Some(path) = std::env::var_os(FILE) else { return };
-    let embedded = open(Path::new(&path)).await;
-    let mut written = 0;
-    while written < 200 {
-        let seen = count(&embedded).await;
-        let unchanged = Condition::Any(vec![Condition::Absent, Condition::Equals("gen", Value::N(seen))]);
-        let action = Action::Update(vec![Assignment::Set("gen", Value::N(seen + 1))]);
-        let change = Change::one(key(), unchanged, action);
-        if embedded.store().apply(&change).await.expect("an outcome") == Applied::Committed {
-            written += 1;
-            println!("\nwrote {}", seen + 1);
-        }
-    }
-}
-
-fn start_writer(path: &Path) -> Child {
-    let program = std::env::current_exe().expect("this program");
-    Command::new(program)
-        .args(["--ignored", "--exact", "store_suite::processes::writer", "--nocapture"])
-        .env(FILE, path)
+async fn start_writer(path: &Path) -> Child {
+    Command::new(example("store-writer").await)
+        .arg(path)
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()
@@ -72,7 +50,7 @@ async fn two_processes_lose_no_update_of_one_file() {
     let embedded = open(&path).await;
     // A running daemon holds its lock meanwhile; others may write all the same.
     let _daemon = Embedded::lock_for_daemon(&path).expect("free");
-    for writer in [start_writer(&path), start_writer(&path)] {
+    for writer in [start_writer(&path).await, start_writer(&path).await] {
         let output = writer.wait_with_output().expect("ends");
         assert!(output.status.success());
     }
@@ -85,7 +63,7 @@ async fn what_was_acknowledged_survives_kill_9() {
     let path = dir.path().join("store.db");
     let mut last = 0;
     for limit in [40, 75, 110] {
-        let mut writer = start_writer(&path);
+        let mut writer = start_writer(&path).await;
         let mut lines = BufReader::new(writer.stdout.take().expect("piped")).lines();
         let reached = lines
             .by_ref()

@@ -27,7 +27,7 @@ pub(crate) use node_reader::{ReaderToken, node_reader};
 pub(crate) use oauth::{Auth, Reply, http_client, post_form, post_json, token_request};
 pub(crate) use oidc::{OidcGrant, OidcServer, OidcStats};
 pub(crate) use process::Process;
-pub(crate) use strict::{Grant, Standing, Stats, StrictProvider};
+pub(crate) use strict::{Grant, Standing, Stats, StrictProvider, example};
 
 /// Polls a condition until it holds.
 ///

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::OnceCell;
 
 use super::oauth::{Auth, Reply, fetch, post_form, post_json, token_request, with_query};
 use super::{Process, root};
@@ -74,7 +74,7 @@ impl StrictProvider {
     /// # Panics
     /// When it cannot be built or does not come up within 20 seconds.
     pub(crate) async fn start(arguments: &[&str]) -> Self {
-        let mut process = Process::start(program().await, arguments, |_| {}).await;
+        let mut process = Process::start(example("strict-provider").await, arguments, |_| {}).await;
         let url = process.ready(Duration::from_secs(20)).await;
         Self { process, url }
     }
@@ -178,40 +178,44 @@ impl StrictProvider {
 
 /// The provider's program, built where it is absent or older than its source. `cargo test` builds it on the way;
 /// `cargo test --test NAME` does not.
-async fn program() -> PathBuf {
-    static PROGRAM: OnceCell<PathBuf> = OnceCell::const_new();
-    let build =
-        || async { tokio::task::spawn_blocking(built_program).await.expect("the build did not panic") };
-    PROGRAM.get_or_init(build).await.clone()
+/// A program from `examples/`, built where it is missing or older than its source.
+///
+/// # Panics
+/// When it cannot be built.
+pub(crate) async fn example(name: &'static str) -> PathBuf {
+    tokio::task::spawn_blocking(move || built(name)).await.expect("the build did not panic")
 }
 
-fn built_program() -> PathBuf {
+fn built(name: &str) -> PathBuf {
+    static BUILD: Mutex<()> = Mutex::new(());
+    let _one_at_a_time = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
     let test = std::env::current_exe().expect("the test knows its own path");
     let profile_folder = test.ancestors().nth(2).expect("a test lies in target/PROFILE/deps");
-    let program = profile_folder.join("examples").join("strict-provider");
-    if written(&program) < newest_source() {
-        build(profile_folder);
+    let program = profile_folder.join("examples").join(name);
+    if written(&program) < newest_source(name) {
+        build(name, profile_folder);
     }
     assert!(program.exists(), "cargo built no {}: run `make test`", program.display());
     program
 }
 
-fn build(profile_folder: &Path) {
+fn build(name: &str, profile_folder: &Path) {
     let profile = profile_folder.file_name().and_then(|name| name.to_str()).unwrap_or("debug");
     let profile = if profile == "debug" { "dev" } else { profile };
     let target = profile_folder.parent().expect("target/PROFILE lies in target");
     let status = Command::new(env!("CARGO"))
-        .args(["build", "--quiet", "--example", "strict-provider", "--profile", profile, "--target-dir"])
+        .args(["build", "--quiet", "--example", name, "--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(root())
         .status();
-    assert!(status.is_ok_and(|status| status.success()), "`cargo build --example strict-provider` failed");
+    assert!(status.is_ok_and(|status| status.success()), "`cargo build --example {name}` failed");
 }
 
-fn newest_source() -> Option<SystemTime> {
-    let folder = fs::read_dir(root().join("examples/strict-provider")).expect("the checkout is whole");
-    let modules = folder.filter_map(|entry| written(&entry.ok()?.path()));
-    modules.chain(written(&root().join("examples/strict-provider.rs"))).max()
+fn newest_source(name: &str) -> Option<SystemTime> {
+    let examples = root().join("examples");
+    let modules = fs::read_dir(examples.join(name)).into_iter().flatten();
+    let modules = modules.filter_map(|entry| written(&entry.ok()?.path()));
+    modules.chain(written(&examples.join(name).with_extension("rs"))).max()
 }
 
 fn written(path: &Path) -> Option<SystemTime> {
