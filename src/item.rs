@@ -90,6 +90,23 @@ pub mod attr {
     /// `CONFIG`: when the client was removed (N); marks a tombstone.
     pub const GONE: &str = "gone";
 
+    /// The attributes of `CONFIG` that a registration consists of.
+    pub const CONFIG: [&str; 13] = [
+        PROVIDER,
+        GRANT,
+        CLIENT_ID,
+        CLIENT_SECRET,
+        SCOPES,
+        AUDIENCE,
+        RESOURCE,
+        PARAMS,
+        TOKEN_URL,
+        PAUSED,
+        RF,
+        VS,
+        JN,
+    ];
+
     /// `META`: number of virtual shards (N).
     pub const V: &str = "v";
     /// `META`: schema version (N).

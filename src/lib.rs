@@ -1,5 +1,6 @@
 //! Perennial keeps third-party OAuth2 tokens fresh for a fleet of API clients, over one DynamoDB table.
 
+pub mod cli;
 pub mod client;
 pub mod config;
 pub mod entropy;
@@ -11,6 +12,7 @@ pub mod plan;
 pub mod provider;
 pub mod record;
 pub mod refresh;
+pub mod registrar;
 pub mod reply;
 pub mod scheduler;
 pub mod secret;

@@ -1,1 +1,14 @@
-fn main() {}
+//! The `perennial` binary: parse, runtime, exit code.
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use perennial::cli::{self, Cli};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(cli::run(cli)),
+        Err(error) => cli::fail(&anyhow::Error::new(error).context("starting the runtime")),
+    }
+}

@@ -27,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("refresh", &["client", "entropy", "item", "plan", "provider", "record", "reply", "store", "time"]),
     ("scheduler", &["client", "entropy", "plan", "provider", "record", "refresh", "reply", "store", "time"]),
     ("fleet", &["client", "entropy", "item", "plan", "record", "refresh", "scheduler", "store", "time"]),
+    ("registrar", &["client", "entropy", "item", "plan", "record", "store", "time"]),
     ("maintenance", &["fleet", "scheduler", "store", "time"]),
     ("health", &["scheduler", "store", "time"]),
     ("shutdown", &["time"]),
@@ -40,7 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const WIRING: &[&str] = &["cli", "main"];
 
 /// Modules that know stores and token endpoints by their traits alone.
-const ABSTRACT: &[&str] = &["fleet", "health", "maintenance", "plan", "refresh", "scheduler"];
+const ABSTRACT: &[&str] = &["fleet", "health", "maintenance", "plan", "refresh", "registrar", "scheduler"];
 /// The implementations behind those traits.
 const CONCRETE: &[(&str, &[&str])] = &[
     (

@@ -90,15 +90,16 @@ impl Run {
         let Summary { refreshed, unfinished, .. } = summary;
         if self.json {
             let unfinished: BTreeMap<_, _> = unfinished.iter().map(|(id, why)| (id.as_str(), why)).collect();
-            let result =
-                json!({ "clients": clients, "skipped": skipped, "refreshed": refreshed, "unfinished": unfinished });
+            let result = json!({ "clients": clients, "skipped": skipped, "refreshed": refreshed, "unfinished": unfinished });
             return output::line(result);
         }
         for (id, why) in unfinished {
             output::note(format_args!("{id}: {why}"));
         }
         let failed = unfinished.len();
-        output::line(format_args!("summary clients={clients} refreshed={refreshed} failed={failed} skipped={skipped}"))
+        output::line(format_args!(
+            "summary clients={clients} refreshed={refreshed} failed={failed} skipped={skipped}"
+        ))
     }
 }
 
@@ -113,7 +114,9 @@ fn announce(config: &Config, once: bool) {
         StoreKind::Dynamodb => info!(table = config.store.table, "using DynamoDB"),
     }
     if config.providers.is_empty() {
-        warn!("no provider is configured: nothing can be refreshed; add a [providers.NAME] table to config/perennial.toml");
+        warn!(
+            "no provider is configured: nothing can be refreshed; add a [providers.NAME] table to config/perennial.toml"
+        );
     }
 }
 

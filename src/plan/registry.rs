@@ -47,14 +47,9 @@ impl Imported {
         }
     }
 
-    fn item(&self, generation: Gen, binding: &Binding, now: Timestamp) -> Item {
-        self.attributes(generation, binding, now)
-            .into_iter()
-            .fold(Item::default(), |item, (name, value)| item.with(name, value))
-    }
-
-    fn attributes(&self, generation: Gen, binding: &Binding, now: Timestamp) -> Vec<(&'static str, Value)> {
-        let optional = [
+    /// In the place of the tokens that stand there, if any; attributes that are not known here stay.
+    fn assignments(&self, generation: Gen, binding: &Binding, now: Timestamp) -> Vec<Assignment> {
+        let known = [
             (attr::ACCESS_TOKEN, self.access_token.clone().map(Value::Secret)),
             (attr::REFRESH_TOKEN, self.refresh_token.clone().map(Value::Secret)),
             (attr::TOKEN_TYPE, self.token_type.clone().map(Value::S)),
@@ -64,9 +59,14 @@ impl Imported {
             (attr::LAST_UPDATED, Some(Value::S(now.to_string()))),
             (attr::TOK_GEN, Some(Value::N(generation.0))),
             (attr::BND, Some(Value::S(binding.0.clone()))),
+            (attr::TTL, None),
         ];
-        optional.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+        known.into_iter().map(|(name, value)| assign(name, value)).collect()
     }
+}
+
+fn assign(name: &'static str, value: Option<Value>) -> Assignment {
+    value.map_or(Assignment::Remove(name), |value| Assignment::Set(name, value))
 }
 
 /// Why a registration cannot be planned from what was read.
@@ -87,9 +87,15 @@ pub enum Refusal {
     /// A live grant would be overwritten.
     #[error(
         "client `{0}` has a live refresh token: a repeated import would put a spent one in its place. If this one is \
-         newer, say so: --replace {0}"
+         newer, say so by --replace (`clients apply`: --replace {0})"
     )]
     LiveGrant(ClientId),
+    /// Its refresh token is of no use to the changed registration.
+    #[error(
+        "client `{0}`: {1} changes, and its refresh token is of use with the old one alone: obtain what the new one \
+         needs, give it, and say --replace {0}"
+    )]
+    Moved(ClientId, &'static str),
     /// What stands there does not fit together.
     #[error("client `{0}`: {1}")]
     Inconsistent(ClientId, String),
@@ -144,11 +150,11 @@ fn first_tokens(
     match &read.token {
         Some(found) if tokens.refresh_token.is_none() => adopt(client, found, generation, binding, now),
         // Nothing depends on what stands there: what was given is newer, and was given on purpose.
-        Some(found) => Ok((unchanged(found), Action::Put(tokens.item(generation, binding, now)))),
+        Some(found) => Ok((unchanged(found), Action::Update(tokens.assignments(generation, binding, now)))),
         None if client.grant.needs_refresh_token() && tokens.refresh_token.is_none() => {
             Err(Refusal::NeedsRefreshToken(client.id.clone()))
         }
-        None => Ok((Condition::Absent, Action::Put(tokens.item(generation, binding, now)))),
+        None => Ok((Condition::Absent, Action::Update(tokens.assignments(generation, binding, now)))),
     }
 }
 
@@ -229,13 +235,12 @@ pub fn outside_write(
         Condition::Lacks(attr::TOK_GEN),
         Condition::Below(attr::TOK_GEN, generation.0),
     ]);
-    let (config, shards) = client.unwrap_or((registered, 0));
     let announce = match client {
-        Some(_) => Action::Put(encode_config(config, shard_of(id, shards))),
+        Some((client, shards)) => Action::Update(config_assignments(client, shards)),
         None => Action::Update(vec![Assignment::Set(attr::JN, Value::N(stamp(registered, now)))]),
     };
     Ok(Change::one(Key::Lease(id.clone()), seen, Action::Update(revived))
-        .and(Key::Token(id.clone()), older, Action::Put(tokens.item(generation, binding, now)))
+        .and(Key::Token(id.clone()), older, Action::Update(tokens.assignments(generation, binding, now)))
         .and(Key::Config(id.clone()), unchanged_config(registered), announce))
 }
 
@@ -256,8 +261,14 @@ fn unchanged_config(client: &Client) -> Condition {
 
 /// Changes a registration that keeps its tokens: same provider, endpoint and OAuth client id.
 pub fn reconfigure(client: &Client, was: &Client, shards: u32) -> Change {
-    let put = Action::Put(encode_config(client, shard_of(&client.id, shards)));
-    Change::one(Key::Config(client.id.clone()), unchanged_config(was), put)
+    let update = Action::Update(config_assignments(client, shards));
+    Change::one(Key::Config(client.id.clone()), unchanged_config(was), update)
+}
+
+/// The whole registration over another; attributes that are not known here stay.
+fn config_assignments(client: &Client, shards: u32) -> Vec<Assignment> {
+    let item = encode_config(client, shard_of(&client.id, shards));
+    attr::CONFIG.map(|name| assign(name, item.get(name).cloned())).to_vec()
 }
 
 /// Pauses or resumes a client.

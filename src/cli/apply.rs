@@ -1,0 +1,365 @@
+//! `perennial clients apply`: make the table what a clients file says.
+//!
+//! Everything is read, resolved and compared before the first write, so that a file with an error in it changes
+//! nothing. Each client is one transaction. What fails leaves its client as it was and the others untouched by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Args;
+use futures_util::{StreamExt as _, stream};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::list::Listing;
+use super::source::{Source, imported};
+use super::spec::{self, Entry, Format, Problem};
+use super::{App, UsageError, client_id, confirm, output};
+use crate::client::{ClientId, Provider};
+use crate::plan::registry::{Imported, Refusal};
+use crate::record::Snapshot;
+use crate::registrar::{Field, Registrar, RegistrarError, Step, diff};
+use crate::store::DynamoStore;
+
+/// Clients that are read or written at once.
+const AT_ONCE: usize = 16;
+
+/// Register and change clients as a file says; what is so already is left alone.
+///
+/// A refresh token in the file is used to create a client, and never again: a second run does not put a spent one
+/// back. To replace the grant of a client, say --replace with its id.
+#[derive(Debug, Args)]
+#[command(after_help = "Example of a file:
+  [[clients]]
+  id = \"billing\"
+  provider = \"acme\"
+  grant = \"client_credentials\"
+  client_id = \"app-1\"
+  client_secret = { env = \"ACME_SECRET\" }    # or { file = \"path\" }, { stdin = true }
+
+Exit code 2 if the file has errors (all are reported), 1 if anything was refused or failed.")]
+pub(super) struct Apply {
+    /// Clients file, .toml or .json; - is standard input (with --format).
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// How the file is written, where its name does not say.
+    #[arg(long)]
+    format: Option<Format>,
+    /// Say what would be done, and write nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Remove the clients that the file lacks.
+    #[arg(long)]
+    prune: bool,
+    /// Do not ask before clients are removed.
+    #[arg(long)]
+    yes: bool,
+    /// Put the file's tokens in the place of this client's; may be repeated.
+    #[arg(long, value_name = "ID", value_parser = client_id)]
+    replace: Vec<ClientId>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What is to be done about a client of the file.
+struct Task<'a> {
+    entry: Entry,
+    provider: &'a Provider,
+    tokens: Imported,
+    replace: bool,
+    step: Step,
+}
+
+#[derive(Default)]
+struct Tally(BTreeMap<&'static str, usize>);
+
+impl Apply {
+    pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
+        let (entries, mut wrong) = self.entries(app)?;
+        let (entries, unread) = with_secrets(app, entries);
+        wrong.extend(unread);
+        let store = match app.store().await {
+            Err(error) if !wrong.is_empty() => {
+                output::note(format_args!("error: {error:#}"));
+                return Ok(report(&wrong, &[]));
+            }
+            opened => opened?,
+        };
+        let registrar = app.registrar(&store);
+        let (tasks, refused) = self.plan(app, &registrar, entries).await?;
+        if !wrong.is_empty() || !refused.is_empty() {
+            return Ok(report(&wrong, &refused));
+        }
+        let surplus = if self.prune { surplus(&store, app, &tasks).await? } else { Vec::new() };
+        if self.dry_run {
+            return self.rehearse(&tasks, &surplus);
+        }
+        if !surplus.is_empty() && !confirm(self.yes, &removal(&surplus))? {
+            return Ok(ExitCode::FAILURE);
+        }
+        self.carry_out(&registrar, &tasks, &surplus).await
+    }
+
+    fn entries(&self, app: &App) -> anyhow::Result<(Vec<Entry>, Vec<Problem>)> {
+        let from_stdin = self.file == Path::new("-");
+        let format = self.format.or_else(|| by_extension(&self.file)).ok_or_else(|| {
+            UsageError(format!(
+                "{}: say how it is written: --format toml or --format json",
+                self.file.display()
+            ))
+        })?;
+        let text = Zeroizing::new(if from_stdin {
+            io::read_to_string(io::stdin().lock()).context("reading standard input")?
+        } else {
+            read_file(&self.file)?
+        });
+        let (entries, mut problems) = spec::parse(&text, format, &app.config().providers);
+        let known: BTreeSet<&ClientId> = entries.iter().map(|entry| &entry.wanted.client.id).collect();
+        if let Some(id) = self.replace.iter().find(|id| problems.is_empty() && !known.contains(id)) {
+            return Err(UsageError(format!("--replace {id}: the file has no such client")).into());
+        }
+        let takes_stdin = |entry: &Entry| {
+            [&entry.client_secret, &entry.refresh_token, &entry.access_token].contains(&&Some(Source::Stdin))
+        };
+        for entry in entries.iter().filter(|entry| from_stdin && takes_stdin(entry)) {
+            problems.push(problem(
+                entry,
+                "stdin = true",
+                "cannot be: the clients file itself comes from there; name a file or env",
+            ));
+        }
+        Ok((entries, problems))
+    }
+
+    /// Compares each entry with what stands, and reads the tokens that are needed for it.
+    async fn plan<'a>(
+        &self,
+        app: &'a App,
+        registrar: &Registrar<'_, DynamoStore>,
+        entries: Vec<Entry>,
+    ) -> anyhow::Result<(Vec<Task<'a>>, Vec<String>)> {
+        let reads = entries.into_iter().map(async |entry| {
+            let read = registrar.read(&entry.wanted.client.id).await;
+            (entry, read)
+        });
+        let mut reads = stream::iter(reads).buffered(AT_ONCE);
+        let (mut tasks, mut refused) = (Vec::new(), Vec::new());
+        while let Some((entry, read)) = reads.next().await {
+            match read {
+                Ok(read) => match self.task(app, entry, &read) {
+                    Ok(task) => tasks.push(task),
+                    Err(why) => refused.push(why),
+                },
+                Err(error @ RegistrarError::Malformed(_)) => refused.push(error.to_string()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((tasks, refused))
+    }
+
+    fn task<'a>(&self, app: &'a App, entry: Entry, read: &Snapshot) -> Result<Task<'a>, String> {
+        let wanted = &entry.wanted;
+        let provider = app.provider(&wanted.client.provider).map_err(|error| error.to_string())?;
+        let replace = self.replace.contains(&wanted.client.id);
+        let tokens = if replace || needs_tokens(&entry, read) {
+            given_tokens(app, &entry)?
+        } else {
+            Imported::nothing()
+        };
+        let step =
+            diff(wanted, read, &tokens, provider, replace).map_err(|refusal: Refusal| refusal.to_string())?;
+        Ok(Task { entry, provider, tokens, replace, step })
+    }
+
+    fn rehearse(&self, tasks: &[Task<'_>], surplus: &[ClientId]) -> anyhow::Result<ExitCode> {
+        let mut tally = Tally::default();
+        for task in tasks {
+            self.tell(&mut tally, &task.entry.wanted.client.id, &task.step)?;
+        }
+        for id in surplus {
+            self.tell_pruned(&mut tally, id)?;
+        }
+        self.summarize(&tally)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn carry_out(
+        &self,
+        registrar: &Registrar<'_, DynamoStore>,
+        tasks: &[Task<'_>],
+        surplus: &[ClientId],
+    ) -> anyhow::Result<ExitCode> {
+        let mut tally = Tally::default();
+        let writes = tasks.iter().map(async |task| {
+            let Task { entry, provider, tokens, replace, step } = task;
+            let written = match step {
+                Step::Unchanged => Ok(Step::Unchanged),
+                _ => registrar.put(&entry.wanted, tokens, provider, *replace).await,
+            };
+            (&entry.wanted.client.id, written)
+        });
+        let mut writes = stream::iter(writes).buffered(AT_ONCE);
+        while let Some((id, written)) = writes.next().await {
+            match written {
+                Ok(step) => self.tell(&mut tally, id, &step)?,
+                Err(error) => self.tell_failed(&mut tally, id, &error)?,
+            }
+        }
+        for id in surplus {
+            match registrar.remove(id).await {
+                Ok(()) => self.tell_pruned(&mut tally, id)?,
+                Err(error) => self.tell_failed(&mut tally, id, &error)?,
+            }
+        }
+        self.summarize(&tally)?;
+        Ok(if tally.0.contains_key("failed") { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn tell(&self, tally: &mut Tally, id: &ClientId, step: &Step) -> anyhow::Result<()> {
+        let (action, fields, note) = words(step);
+        self.print(tally, action, id, fields, note)
+    }
+
+    fn tell_pruned(&self, tally: &mut Tally, id: &ClientId) -> anyhow::Result<()> {
+        self.print(tally, "prune", id, &[], "")
+    }
+
+    fn tell_failed(&self, tally: &mut Tally, id: &ClientId, error: &RegistrarError) -> anyhow::Result<()> {
+        output::note(format_args!("failed: {error}"));
+        self.print(tally, "failed", id, &[], "left as it was")
+    }
+
+    fn print(
+        &self,
+        tally: &mut Tally,
+        action: &'static str,
+        id: &ClientId,
+        fields: &[Field],
+        note: &str,
+    ) -> anyhow::Result<()> {
+        *tally.0.entry(action).or_default() += 1;
+        if self.json {
+            let result =
+                json!({ "client": id.as_str(), "action": action, "fields": fields, "dry_run": self.dry_run });
+            return output::json(&result);
+        }
+        let changes = fields.iter().map(|field| format!("{}: {}", field.field, field.change));
+        let details: Vec<String> = changes.chain((!note.is_empty()).then(|| note.to_owned())).collect();
+        output::line(format!("{action:<9} {id}  {}", details.join("; ")).trim_end())
+    }
+
+    fn summarize(&self, tally: &Tally) -> anyhow::Result<()> {
+        if self.json {
+            return Ok(());
+        }
+        let actions = ["create", "update", "replace", "unchanged", "prune", "failed"];
+        let counts: Vec<String> = actions
+            .iter()
+            .map(|action| format!("{action}={}", tally.0.get(action).copied().unwrap_or(0)))
+            .collect();
+        let rehearsal = if self.dry_run { " (dry run: nothing was written)" } else { "" };
+        output::line(format_args!("summary {}{rehearsal}", counts.join(" ")))
+    }
+}
+
+fn words(step: &Step) -> (&'static str, &[Field], &'static str) {
+    match step {
+        Step::Create { adopts: true } => ("create", &[], "adopts the tokens that another tool stored"),
+        Step::Create { adopts: false } => ("create", &[], ""),
+        Step::Update { fields, mint_anew: true } => ("update", fields, "a new token will be minted"),
+        Step::Update { fields, mint_anew: false } => ("update", fields, ""),
+        Step::Replace { fields, minted: true } => {
+            ("replace", fields, "its token is dropped, a new one will be minted")
+        }
+        Step::Replace { fields, minted: false } => ("replace", fields, "tokens: changed"),
+        Step::Unchanged => ("unchanged", &[], ""),
+    }
+}
+
+fn by_extension(path: &Path) -> Option<Format> {
+    match path.extension()?.to_str()? {
+        "toml" => Some(Format::Toml),
+        "json" => Some(Format::Json),
+        _ => None,
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, UsageError> {
+    let mut text = String::new();
+    let read = fs::File::open(path).and_then(|mut file| file.read_to_string(&mut text));
+    match read {
+        Ok(_) => Ok(text),
+        Err(error) => Err(UsageError(format!("{} cannot be read: {error}", path.display()))),
+    }
+}
+
+fn problem(entry: &Entry, key: &str, problem: impl Into<String>) -> Problem {
+    Problem { at: format!("client `{}`", entry.wanted.client.id), key: key.into(), problem: problem.into() }
+}
+
+/// Reads the client secrets, which every comparison needs.
+fn with_secrets(app: &App, entries: Vec<Entry>) -> (Vec<Entry>, Vec<Problem>) {
+    let (mut whole, mut problems) = (Vec::new(), Vec::new());
+    for mut entry in entries {
+        let read = entry.client_secret.as_ref().map(|source| source.read(app.sources())).transpose();
+        match read {
+            Ok(secret) => {
+                entry.wanted.client.client_secret = secret;
+                whole.push(entry);
+            }
+            Err(why) => problems.push(problem(&entry, "`client_secret`", format!("has no value: {why}"))),
+        }
+    }
+    (whole, problems)
+}
+
+/// Whether the file's tokens are of any use: a grant that stands is left alone.
+fn needs_tokens(entry: &Entry, read: &Snapshot) -> bool {
+    read.client().is_none_or(|was| was.grant != entry.wanted.client.grant)
+}
+
+fn given_tokens(app: &App, entry: &Entry) -> Result<Imported, String> {
+    let read = |key: &str, source: &Option<Source>| {
+        let secret = source.as_ref().map(|source| source.read(app.sources())).transpose();
+        secret.map_err(|why| problem(entry, key, format!("has no value: {why}")).to_string())
+    };
+    let refresh_token = read("`refresh_token`", &entry.refresh_token)?;
+    let access_token = read("`access_token`", &entry.access_token)?;
+    Ok(imported(app, refresh_token, access_token, entry.expiry))
+}
+
+/// Registered clients that the file lacks.
+async fn surplus(store: &DynamoStore, app: &App, tasks: &[Task<'_>]) -> anyhow::Result<Vec<ClientId>> {
+    let kept: BTreeSet<&ClientId> = tasks.iter().map(|task| &task.entry.wanted.client.id).collect();
+    let mut listing = Listing::new(store, app.config().store.shards);
+    let mut surplus = Vec::new();
+    while let Some(ids) = listing.next().await? {
+        surplus.extend(ids.into_iter().filter(|id| !kept.contains(id)));
+    }
+    surplus.sort_unstable();
+    Ok(surplus)
+}
+
+fn removal(surplus: &[ClientId]) -> String {
+    const NAMED: usize = 10;
+    let named: Vec<&str> = surplus.iter().take(NAMED).map(ClientId::as_str).collect();
+    let more = if surplus.len() > NAMED { ", ..." } else { "" };
+    format!("{} clients and their tokens will be removed: {}{more}.", surplus.len(), named.join(", "))
+}
+
+/// Everything that keeps the file from being applied; nothing was written.
+fn report(wrong: &[Problem], refused: &[String]) -> ExitCode {
+    for problem in wrong {
+        output::note(format_args!("error: {problem}"));
+    }
+    for refusal in refused {
+        output::note(format_args!("error: {refusal}"));
+    }
+    output::note("nothing was written");
+    if wrong.is_empty() { ExitCode::FAILURE } else { ExitCode::from(2) }
+}

@@ -1,0 +1,291 @@
+//! `perennial clients list`: shard by shard, page by page, without holding the fleet in memory.
+//!
+//! Items that other tools wrote and that cannot be understood are named on stderr and skipped. With `--sort` the ids
+//! and their sort keys are held, and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+
+use super::status::{Phase, Status, relative};
+use super::{App, output};
+use crate::client::{Client, ClientId};
+use crate::item::Key;
+use crate::record::Partition;
+use crate::store::{IndexRow, ShardQuery, Store, StoreError, View};
+use crate::time::Timestamp;
+
+/// Clients loaded at once: three items each, and DynamoDB takes a hundred keys a request (BatchGetItem).
+const BATCH: usize = 33;
+
+/// List the registered clients.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  perennial clients list --state dead
+  perennial clients list --failing --sort failures --limit 20
+  perennial clients list --json | jq -r 'select(.expires_at == null) | .client'")]
+pub(super) struct List {
+    /// Only those in this state.
+    #[arg(long)]
+    state: Option<Phase>,
+    /// Only those of this provider.
+    #[arg(long, value_name = "NAME")]
+    provider: Option<String>,
+    /// Only those whose last attempts failed.
+    #[arg(long)]
+    failing: bool,
+    /// Sort them; without it they come in the table's order, as they are read.
+    #[arg(long, value_name = "BY")]
+    sort: Option<Sort>,
+    /// At most so many.
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Print one JSON object a line.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Sort {
+    /// By name.
+    Id,
+    /// The soonest expiry first; those without a token before all.
+    Expiry,
+    /// The soonest refresh first; those that will not be refreshed last.
+    NextRefresh,
+    /// The most failures first.
+    Failures,
+}
+
+/// What the listing sorts by, ties broken by name.
+type SortKey = (i64, ClientId);
+
+impl Sort {
+    fn key(self, id: &ClientId, status: &Status) -> SortKey {
+        let millis = |at: Option<Timestamp>, missing: i64| at.map_or(missing, Timestamp::as_millis);
+        let rank = match self {
+            Self::Id => 0,
+            Self::Expiry => millis(status.expires_at, i64::MIN),
+            Self::NextRefresh => millis(status.next_refresh, i64::MAX),
+            Self::Failures => -i64::from(status.failures),
+        };
+        (rank, id.clone())
+    }
+}
+
+impl List {
+    pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
+        let store = app.store().await?;
+        let mut printer = Printer { now: app.clock().now(), json: self.json, left: self.limit, begun: false };
+        let shards = app.config().store.shards;
+        match self.sort {
+            None => self.stream(&store, shards, &mut printer).await?,
+            Some(sort) => self.sorted(&store, shards, sort, &mut printer).await?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    async fn stream(&self, store: &impl Store, shards: u32, printer: &mut Printer) -> anyhow::Result<()> {
+        let mut listing = Listing::new(store, shards);
+        while let Some(ids) = listing.next().await? {
+            for ids in ids.chunks(BATCH) {
+                for (client, status) in self.load(store, ids, printer.now, true).await? {
+                    if !printer.print(&client, &status)? {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn sorted(
+        &self,
+        store: &impl Store,
+        shards: u32,
+        sort: Sort,
+        printer: &mut Printer,
+    ) -> anyhow::Result<()> {
+        let mut keys: Vec<SortKey> = Vec::new();
+        let mut listing = Listing::new(store, shards);
+        while let Some(ids) = listing.next().await? {
+            for ids in ids.chunks(BATCH) {
+                let loaded = self.load(store, ids, printer.now, true).await?;
+                keys.extend(loaded.iter().map(|(client, status)| sort.key(&client.id, status)));
+            }
+        }
+        keys.sort_unstable();
+        for batch in keys.chunks(BATCH) {
+            let ids: Vec<ClientId> = batch.iter().map(|(_, id)| id.clone()).collect();
+            for (client, status) in self.load(store, &ids, printer.now, false).await? {
+                if !printer.print(&client, &status)? {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Those of these clients that are asked for, in the given order.
+    async fn load(
+        &self,
+        store: &impl Store,
+        ids: &[ClientId],
+        now: Timestamp,
+        name_broken: bool,
+    ) -> Result<Vec<(Client, Status)>, StoreError> {
+        let partitions = load(store, ids).await?;
+        let mut found = Vec::new();
+        for id in ids {
+            match understand(id, partitions.get(id), now) {
+                Ok(Some((client, status))) if self.asks_for(&client, &status) => found.push((client, status)),
+                Ok(_) => {}
+                Err(problem) if name_broken => output::note(format_args!("skipped: {problem}")),
+                Err(_) => {}
+            }
+        }
+        Ok(found)
+    }
+
+    fn asks_for(&self, client: &Client, status: &Status) -> bool {
+        self.state.is_none_or(|phase| phase == status.phase)
+            && self.provider.as_ref().is_none_or(|name| *name == client.provider)
+            && (!self.failing || status.failures > 0)
+    }
+}
+
+/// The three items of each of these clients, without their secrets.
+async fn load(store: &impl Store, ids: &[ClientId]) -> Result<BTreeMap<ClientId, Partition>, StoreError> {
+    let keys: Vec<Key> = ids
+        .iter()
+        .flat_map(|id| [Key::Config(id.clone()), Key::Lease(id.clone()), Key::Token(id.clone())])
+        .collect();
+    let mut partitions: BTreeMap<ClientId, Partition> = BTreeMap::new();
+    for (key, item) in store.load(&keys, View::WithoutSecrets).await? {
+        if let Key::Config(id) | Key::Lease(id) | Key::Token(id) = &key {
+            partitions.entry(id.clone()).or_default().insert(&key, item);
+        }
+    }
+    Ok(partitions)
+}
+
+/// A client and its status; none where it is not registered any more.
+fn understand(
+    id: &ClientId,
+    partition: Option<&Partition>,
+    now: Timestamp,
+) -> Result<Option<(Client, Status)>, String> {
+    let Some(partition) = partition else { return Ok(None) };
+    let read = partition.decode(id).map_err(|malformed| malformed.to_string())?;
+    let Some(client) = read.client() else { return Ok(None) };
+    match Status::of(client, &read, now) {
+        Some(status) => Ok(Some((client.clone(), status))),
+        None => Err(format!("{}: is missing, though the client is registered", Key::Lease(id.clone()))),
+    }
+}
+
+/// Walks the index.
+pub(super) struct Listing<'a, S> {
+    store: &'a S,
+    query: ShardQuery,
+    shards: u32,
+    /// A client that is changed meanwhile moves to the end of its shard.
+    seen: BTreeSet<ClientId>,
+}
+
+impl<'a, S: Store> Listing<'a, S> {
+    pub(super) fn new(store: &'a S, shards: u32) -> Self {
+        let query = ShardQuery { shard: 0, joined_after: None, after: None };
+        Self { store, query, shards, seen: BTreeSet::new() }
+    }
+
+    /// The ids of the next page, which may be none; `None` after the last shard.
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<ClientId>>, StoreError> {
+        if self.query.shard >= self.shards {
+            return Ok(None);
+        }
+        let page = self.store.query(&self.query).await?;
+        let ids = page.rows.iter().filter_map(named).filter(|id| self.seen.insert(id.clone())).collect();
+        match page.rows.into_iter().next_back() {
+            Some(last) if page.more => self.query.after = Some(last),
+            _ => {
+                self.query.shard += 1;
+                self.query.after = None;
+                self.seen.clear();
+            }
+        }
+        Ok(Some(ids))
+    }
+}
+
+fn named(row: &IndexRow) -> Option<ClientId> {
+    match Key::parse(&row.pk, &row.sk) {
+        Some(Key::Config(id)) => Some(id),
+        _ => {
+            output::note(format_args!(
+                "skipped: {}/{} is in the index and is no client of ours",
+                row.pk, row.sk
+            ));
+            None
+        }
+    }
+}
+
+struct Printer {
+    now: Timestamp,
+    json: bool,
+    left: Option<usize>,
+    begun: bool,
+}
+
+impl Printer {
+    /// False once no more are wanted.
+    fn print(&mut self, client: &Client, status: &Status) -> anyhow::Result<bool> {
+        if self.left == Some(0) {
+            return Ok(false);
+        }
+        self.left = self.left.map(|left| left - 1);
+        if self.json {
+            output::json(&status.json(client))?;
+        } else {
+            self.header()?;
+            output::line(row(
+                client.id.as_str(),
+                &client.provider,
+                client.grant.as_str(),
+                status.phase.as_str(),
+                [&self.time(status.expires_at), &self.time(status.next_refresh)],
+                &status.failures.to_string(),
+                status.owner.as_deref().unwrap_or("-"),
+            ))?;
+        }
+        Ok(self.left != Some(0))
+    }
+
+    fn header(&mut self) -> anyhow::Result<()> {
+        if self.begun {
+            return Ok(());
+        }
+        self.begun = true;
+        let header =
+            row("ID", "PROVIDER", "GRANT", "STATE", ["EXPIRES", "NEXT REFRESH"], "FAILURES", "OWNER");
+        output::line(header)
+    }
+
+    fn time(&self, at: Option<Timestamp>) -> String {
+        at.map_or_else(|| "-".into(), |at| relative(at, self.now))
+    }
+}
+
+fn row(
+    id: &str,
+    provider: &str,
+    grant: &str,
+    state: &str,
+    [expires, next]: [&str; 2],
+    failures: &str,
+    owner: &str,
+) -> String {
+    format!("{id:<28} {provider:<14} {grant:<18} {state:<10} {expires:<14} {next:<14} {failures:<8} {owner}")
+}

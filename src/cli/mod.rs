@@ -1,0 +1,242 @@
+//! The command line: one file a command, and the only place that chooses implementations.
+//!
+//! stdout carries results, stderr everything else. What can be refused is refused before anything is written, with
+//! its remedy. Exit codes: see [`EXIT_CODES`].
+
+mod add;
+mod apply;
+mod clients;
+mod config;
+mod edit;
+mod get;
+mod import_token;
+mod list;
+mod output;
+mod remove;
+mod resolve;
+mod run;
+mod show;
+mod source;
+mod spec;
+mod status;
+mod story;
+mod table;
+mod why;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+
+use crate::client::{ClientId, Provider};
+use crate::config::{Config, ConfigErrors, Loaded, Setting, Sources, StoreKind};
+use crate::entropy::Entropy;
+use crate::registrar::Registrar;
+#[cfg(feature = "embedded")]
+use crate::store::Embedded;
+use crate::store::{Connection, DynamoStore};
+use crate::time::{Clock, SystemClock};
+
+/// What the exit codes say, as `--help` prints it.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  refused, failed, or the condition that was asked for is not met
+  2  usage or configuration error; nothing was touched";
+
+/// Keeps third-party OAuth2 tokens fresh, over one DynamoDB table.
+#[derive(Debug, Parser)]
+#[command(name = "perennial", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Configuration file, or a directory with perennial.toml in it [default: $PERENNIAL_CONFIG, else ./config]
+    #[arg(long, global = true, value_name = "PATH")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(run::Run),
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    #[command(subcommand)]
+    Table(table::TableCommand),
+    #[command(subcommand)]
+    Clients(Box<clients::ClientsCommand>),
+    Get(get::Get),
+    Why(why::Why),
+}
+
+/// Runs a command to its end.
+pub async fn run(cli: Cli) -> ExitCode {
+    match cli.run().await {
+        Ok(code) => code,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Prints an error, and says which exit code it has.
+pub fn fail(error: &anyhow::Error) -> ExitCode {
+    // Whoever read our output has seen enough: `perennial clients list | head`.
+    if error.is::<output::Closed>() {
+        return ExitCode::SUCCESS;
+    }
+    output::note(format_args!("error: {error:#}"));
+    if error.is::<ConfigErrors>() || error.is::<UsageError>() { ExitCode::from(2) } else { ExitCode::FAILURE }
+}
+
+impl Cli {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let app = App::load(self.config)?;
+        // Boxed: the commands' futures differ greatly in size.
+        match self.command {
+            Command::Run(command) => Box::pin(command.run(&app)).await,
+            Command::Config(command) => command.run(&app),
+            Command::Table(command) => Box::pin(command.run(&app)).await,
+            Command::Clients(command) => Box::pin(command.run(&app)).await,
+            Command::Get(command) => Box::pin(command.run(&app)).await,
+            Command::Why(command) => Box::pin(command.run(&app)).await,
+        }
+    }
+}
+
+/// Something that was asked for wrongly.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+struct UsageError(String);
+
+/// What commands are made of.
+struct App {
+    sources: Sources,
+    loaded: Loaded,
+    clock: Arc<dyn Clock>,
+    entropy: Entropy,
+}
+
+impl App {
+    fn load(path: Option<PathBuf>) -> Result<Self, ConfigErrors> {
+        let sources = Sources::from_process(path);
+        let loaded = Config::load(sources.clone())?;
+        Ok(Self { sources, loaded, clock: Arc::new(SystemClock), entropy: Entropy::from_system() })
+    }
+
+    fn config(&self) -> &Config {
+        &self.loaded.config
+    }
+
+    fn settings(&self) -> &[Setting] {
+        &self.loaded.settings
+    }
+
+    fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock)
+    }
+
+    /// The provider profile that a client names.
+    fn provider(&self, name: &str) -> Result<&Provider, UsageError> {
+        let providers = &self.config().providers;
+        providers.get(name).map(AsRef::as_ref).ok_or_else(|| {
+            UsageError(format!(
+                "provider `{name}` is not in the configuration: add [providers.{name}] with its token_url, or use one \
+                 of: {}",
+                spec::names(providers)
+            ))
+        })
+    }
+
+    /// Opens the store that the configuration names.
+    async fn store(&self) -> anyhow::Result<DynamoStore> {
+        let store = &self.config().store;
+        match store.kind {
+            StoreKind::Dynamodb => {
+                let (table, region, endpoint) =
+                    (store.table.clone(), store.region.clone(), store.endpoint.clone());
+                Ok(Connection { table, region, endpoint }.connect(self.clock()).await?)
+            }
+            StoreKind::Embedded => self.embedded().await,
+        }
+    }
+
+    #[cfg(feature = "embedded")]
+    async fn embedded(&self) -> anyhow::Result<DynamoStore> {
+        let store = &self.config().store;
+        let open = Embedded::open(&store.path, &store.table, store.shards, self.clock()).await;
+        Ok(open.context("opening the embedded store")?.store().clone())
+    }
+
+    #[cfg(not(feature = "embedded"))]
+    #[expect(clippy::unused_async, reason = "as with the feature")]
+    async fn embedded(&self) -> anyhow::Result<DynamoStore> {
+        Err(no_embedded().into())
+    }
+
+    /// Keeps a second daemon off an embedded store, for as long as the lock lives.
+    #[cfg(feature = "embedded")]
+    fn lock_for_daemon(&self) -> anyhow::Result<Option<impl Sized + use<>>> {
+        let store = &self.config().store;
+        match store.kind {
+            StoreKind::Embedded => Ok(Some(Embedded::lock_for_daemon(&store.path)?)),
+            StoreKind::Dynamodb => Ok(None),
+        }
+    }
+
+    #[cfg(not(feature = "embedded"))]
+    fn lock_for_daemon(&self) -> anyhow::Result<()> {
+        match self.config().store.kind {
+            StoreKind::Embedded => Err(no_embedded().into()),
+            StoreKind::Dynamodb => Ok(()),
+        }
+    }
+
+    fn registrar<'a>(&'a self, store: &'a DynamoStore) -> Registrar<'a, DynamoStore> {
+        let shards = self.config().store.shards;
+        Registrar { store, clock: self.clock.as_ref(), entropy: &self.entropy, shards }
+    }
+}
+
+#[cfg(not(feature = "embedded"))]
+fn no_embedded() -> UsageError {
+    UsageError("this build has no embedded store: set store.kind = \"dynamodb\" and store.table".into())
+}
+
+/// Asks a person before something is destroyed; without a terminal, `--yes` has to have been said.
+fn confirm(yes: bool, what: &str) -> anyhow::Result<bool> {
+    if yes {
+        return Ok(true);
+    }
+    match output::ask(&format!("{what} This cannot be undone. Type yes to go on: "))? {
+        Some(answer) if answer.trim() == "yes" => Ok(true),
+        Some(_) => {
+            output::note("nothing was removed");
+            Ok(false)
+        }
+        None => {
+            output::note(format_args!("{what} Refused: there is no terminal to ask; say --yes"));
+            Ok(false)
+        }
+    }
+}
+
+/// Client ids as arguments.
+fn client_id(text: &str) -> Result<ClientId, crate::client::InvalidClientId> {
+    ClientId::new(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,218 @@
+//! Where a secret is read from: never from an argument, which every user of the machine can see (ps), and never
+//! from a clients file, which ends up in a repository.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use clap::Args;
+use zeroize::Zeroizing;
+
+use super::App;
+use crate::config::Sources;
+use crate::plan::registry::Imported;
+use crate::plan::schedule;
+use crate::secret::Secret;
+use crate::time::Timestamp;
+
+/// The longest secret, in bytes: no DynamoDB item is larger.
+const LONGEST: u64 = 400 * 1024;
+
+/// The place of a secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    /// An environment variable.
+    Env(String),
+    /// A file.
+    File(PathBuf),
+    /// Standard input, to its end.
+    Stdin,
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "environment variable {name}"),
+            Self::File(path) => write!(f, "file {}", path.display()),
+            Self::Stdin => f.write_str("standard input"),
+        }
+    }
+}
+
+impl Source {
+    /// The secret, without one trailing newline. An error says what is wrong with the place.
+    pub(super) fn read(&self, environment: &Sources) -> Result<Secret, String> {
+        let text = match self {
+            Self::Env(name) => match environment.variable(name) {
+                Some(secret) => Zeroizing::new(secret.expose().to_owned()),
+                None => return Err(format!("{self} is not set, or empty: set it")),
+            },
+            Self::File(path) => {
+                slurp(File::open(path)).map_err(|e| format!("{self} cannot be read ({e}): check it"))?
+            }
+            Self::Stdin => {
+                slurp(Ok(io::stdin().lock())).map_err(|e| format!("{self} cannot be read ({e})"))?
+            }
+        };
+        match without_newline(&text) {
+            "" => Err(format!("{self} is empty: put the secret there")),
+            secret => Ok(Secret::new(secret)),
+        }
+    }
+}
+
+fn slurp(from: io::Result<impl Read>) -> io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    from?.take(LONGEST).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn without_newline(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}
+
+/// Where the client secret comes from.
+#[derive(Clone, Debug, Default, Args)]
+#[group(multiple = false)]
+pub(super) struct ClientSecretArgs {
+    /// Read the OAuth client secret from standard input.
+    #[arg(long)]
+    client_secret_stdin: bool,
+    /// Read the OAuth client secret from this environment variable.
+    #[arg(long, value_name = "NAME")]
+    client_secret_env: Option<String>,
+    /// Read the OAuth client secret from this file.
+    #[arg(long, value_name = "FILE")]
+    client_secret_file: Option<PathBuf>,
+}
+
+/// Where the refresh token comes from.
+#[derive(Clone, Debug, Default, Args)]
+#[group(multiple = false)]
+pub(super) struct RefreshTokenArgs {
+    /// Read the refresh token from standard input.
+    #[arg(long)]
+    refresh_token_stdin: bool,
+    /// Read the refresh token from this environment variable.
+    #[arg(long, value_name = "NAME")]
+    refresh_token_env: Option<String>,
+    /// Read the refresh token from this file.
+    #[arg(long, value_name = "FILE")]
+    refresh_token_file: Option<PathBuf>,
+}
+
+/// Where the access token comes from, and how long it lives.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct AccessTokenArgs {
+    #[command(flatten)]
+    from: AccessTokenSource,
+    /// How long the given access token still lives, as in 55m; unknown, it is refreshed at once.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "AccessTokenSource")]
+    pub(super) expires_in: Option<std::time::Duration>,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+#[group(id = "AccessTokenSource", multiple = false)]
+struct AccessTokenSource {
+    /// Read a current access token from standard input.
+    #[arg(long)]
+    access_token_stdin: bool,
+    /// Read a current access token from this environment variable.
+    #[arg(long, value_name = "NAME")]
+    access_token_env: Option<String>,
+    /// Read a current access token from this file.
+    #[arg(long, value_name = "FILE")]
+    access_token_file: Option<PathBuf>,
+}
+
+impl ClientSecretArgs {
+    pub(super) fn source(&self) -> Option<Source> {
+        one_of(self.client_secret_stdin, self.client_secret_env.as_ref(), self.client_secret_file.as_ref())
+    }
+}
+
+impl RefreshTokenArgs {
+    pub(super) fn source(&self) -> Option<Source> {
+        one_of(self.refresh_token_stdin, self.refresh_token_env.as_ref(), self.refresh_token_file.as_ref())
+    }
+}
+
+impl AccessTokenArgs {
+    pub(super) fn source(&self) -> Option<Source> {
+        let from = &self.from;
+        one_of(from.access_token_stdin, from.access_token_env.as_ref(), from.access_token_file.as_ref())
+    }
+}
+
+fn one_of(stdin: bool, env: Option<&String>, file: Option<&PathBuf>) -> Option<Source> {
+    let given = env.cloned().map(Source::Env).or_else(|| file.cloned().map(Source::File));
+    if stdin { Some(Source::Stdin) } else { given }
+}
+
+/// Standard input has one end: two secrets cannot both come from it.
+pub(super) fn only_one_stdin<'a>(
+    sources: impl IntoIterator<Item = &'a Option<Source>>,
+) -> Result<(), String> {
+    match sources.into_iter().filter(|source| **source == Some(Source::Stdin)).count() {
+        0 | 1 => Ok(()),
+        _ => Err(
+            "only one secret can come from standard input: give the others as a file or by the environment"
+                .into(),
+        ),
+    }
+}
+
+/// When an access token expires, as an operator says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Expiry {
+    /// So long from now.
+    In(std::time::Duration),
+    /// Then.
+    At(Timestamp),
+    /// Nobody knows: it is refreshed at once.
+    Unknown,
+}
+
+/// Tokens from outside, with a time for their first refresh. The spread is wide: what was imported together is not
+/// to be refreshed together.
+pub(super) fn imported(
+    app: &App,
+    refresh_token: Option<Secret>,
+    access_token: Option<Secret>,
+    expiry: Expiry,
+) -> Imported {
+    let now = app.clock().now();
+    let expires_at = match expiry {
+        Expiry::In(lifetime) => now.plus(lifetime),
+        Expiry::At(at) => at,
+        Expiry::Unknown => Timestamp::EPOCH,
+    };
+    let lifetime = expires_at.since(now);
+    let bounds = &app.config().refresh.lifetimes;
+    let refresh_at = (access_token.is_some() && !lifetime.is_zero())
+        .then(|| schedule::refresh_at(now, lifetime, bounds, true, app.entropy.unit()));
+    let expires_at = if access_token.is_some() { expires_at } else { Timestamp::EPOCH };
+    Imported { access_token, refresh_token, token_type: None, scope: None, expires_at, refresh_at }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_trailing_newline_is_not_part_of_a_secret() {
+        assert_eq!(without_newline("s\n"), "s");
+        assert_eq!(without_newline("s\r\n"), "s");
+        assert_eq!(without_newline("s\n\n"), "s\n");
+        assert_eq!(without_newline(" s "), " s ");
+    }
+
+    #[test]
+    fn a_second_secret_from_stdin_is_refused() {
+        let (stdin, env) = (Some(Source::Stdin), Some(Source::Env("X".into())));
+        assert!(only_one_stdin([&stdin, &env, &None]).is_ok());
+        assert!(only_one_stdin([&stdin, &env, &stdin]).is_err());
+    }
+}

@@ -1,0 +1,178 @@
+//! A client's state in one word, with the times that go with it: what `list`, `show` and `why` have in common.
+//!
+//! Pure. What an item says of the past is told apart from what it says of now: after a success the lease still
+//! carries the failures before it.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::plan::lease::{Standing, standing};
+use crate::plan::schedule::{Due, due};
+use crate::record::{Gen, Lease, Snapshot, State, Token};
+use crate::time::Timestamp;
+
+/// A client's state, as operators filter by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub(super) enum Phase {
+    /// Its token is good, or it waits for its next try with a good one.
+    Idle,
+    /// An attempt is under way.
+    Refreshing,
+    /// An attempt has not ended in its time: its owner may have died.
+    InDoubt,
+    /// Its refresh token may be spent; an operator decides.
+    Held,
+    /// The provider said that its grant is gone.
+    Dead,
+    /// An operator paused it.
+    Paused,
+    /// Its first token is yet to come.
+    Pending,
+    /// Its token has expired.
+    Expired,
+}
+
+impl Phase {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Refreshing => "refreshing",
+            Self::InDoubt => "in-doubt",
+            Self::Held => "held",
+            Self::Dead => "dead",
+            Self::Paused => "paused",
+            Self::Pending => "pending",
+            Self::Expired => "expired",
+        }
+    }
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// What is known of a registered client now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Status {
+    pub(super) phase: Phase,
+    /// Expiry of the access token; none where there is no token yet.
+    pub(super) expires_at: Option<Timestamp>,
+    /// When it will be refreshed, if nothing comes between; in the past where that is overdue.
+    pub(super) next_refresh: Option<Timestamp>,
+    /// Failures since the last success.
+    pub(super) failures: u32,
+    /// The last of them.
+    pub(super) error: Option<String>,
+    /// Who made the last attempt.
+    pub(super) owner: Option<String>,
+    /// When that began.
+    pub(super) last_attempt: Option<Timestamp>,
+    /// Unanswered sends of the stored refresh token.
+    pub(super) doubt: Option<u32>,
+}
+
+impl Status {
+    /// None where the client has no `LEASE` item: nobody can refresh it then.
+    pub(super) fn of(client: &Client, read: &Snapshot, now: Timestamp) -> Option<Self> {
+        let lease = read.lease.as_ref()?;
+        // TTL may take the token item of a grant that can be minted again.
+        let stub = Token::stub(Gen::NONE);
+        let token = read.token.as_ref().unwrap_or(&stub);
+        // A success leaves no release behind: the lease still tells of what was before it.
+        let succeeded = lease.state == State::InFlight && token.generation >= lease.generation;
+        Some(Self {
+            phase: phase(client, lease, token, now),
+            expires_at: (token.expires_at != Timestamp::EPOCH).then_some(token.expires_at),
+            next_refresh: match due(client, lease, token) {
+                Due::At(at) => Some(at.max(client.joined.min(now))),
+                Due::InDoubt | Due::Recheck | Due::Never => None,
+            },
+            failures: if succeeded { 0 } else { lease.fails },
+            error: lease.error.clone().filter(|_| !succeeded),
+            owner: lease.owner.clone(),
+            last_attempt: lease.intended_at,
+            doubt: lease.doubt_about(token.generation).filter(|_| !succeeded),
+        })
+    }
+
+    pub(super) fn json(&self, client: &Client) -> Value {
+        let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
+        json!({
+            "client": client.id.as_str(),
+            "provider": client.provider,
+            "grant": client.grant.as_str(),
+            "state": self.phase.as_str(),
+            "paused": client.paused,
+            "expires_at": time(self.expires_at),
+            "next_refresh_at": time(self.next_refresh),
+            "failures": self.failures,
+            "error": self.error,
+            "owner": self.owner,
+            "last_attempt_at": time(self.last_attempt),
+        })
+    }
+}
+
+/// What most needs an operator's eye comes first.
+fn phase(client: &Client, lease: &Lease, token: &Token, now: Timestamp) -> Phase {
+    match standing(lease, token.generation) {
+        Standing::Dead | Standing::Removed => Phase::Dead,
+        Standing::Held | Standing::Unknown => Phase::Held,
+        Standing::InDoubt if now < lease_end(lease) => Phase::Refreshing,
+        Standing::InDoubt => Phase::InDoubt,
+        Standing::Free if client.paused => Phase::Paused,
+        Standing::Free if token.expires_at == Timestamp::EPOCH => Phase::Pending,
+        Standing::Free if token.expires_at <= now => Phase::Expired,
+        Standing::Free => Phase::Idle,
+    }
+}
+
+/// When an attempt's time is over, by the clock of whoever wrote it.
+pub(super) fn lease_end(lease: &Lease) -> Timestamp {
+    let begun = lease.intended_at.unwrap_or(Timestamp::EPOCH);
+    begun.plus(Duration::from_millis(lease.lease_ms.max(0).unsigned_abs()))
+}
+
+/// A time as a person says it: `in 12m 5s`, `3h ago`, `now`.
+pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
+    match (at.since(now).as_secs(), now.since(at).as_secs()) {
+        (0, 0) => "now".into(),
+        (ahead @ 1.., _) => format!("in {}", span(ahead)),
+        (_, ago) => format!("{} ago", span(ago)),
+    }
+}
+
+/// The two largest units of a span of seconds.
+fn span(secs: u64) -> String {
+    let parts = [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")];
+    let from = parts.iter().position(|(count, _)| *count > 0).unwrap_or(parts.len());
+    let shown: Vec<String> = parts
+        .iter()
+        .skip(from)
+        .take(2)
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, unit)| format!("{count}{unit}"))
+        .collect();
+    shown.join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_by_their_two_largest_units() {
+        let now = Timestamp::from_secs(1_000_000);
+        let tell = |secs: i64| relative(Timestamp::from_secs(1_000_000 + secs), now);
+        assert_eq!(tell(0), "now");
+        assert_eq!(tell(725), "in 12m 5s");
+        assert_eq!(tell(-10_800), "3h ago");
+        assert_eq!(tell(2 * 86_400 + 61), "in 2d");
+        assert_eq!(tell(-59), "59s ago");
+    }
+}
