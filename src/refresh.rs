@@ -178,7 +178,8 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let begun = self.clock.moment();
         let report = self.attempt(known, provider, owner, begun).instrument(span.clone()).await;
         span.record("outcome", report.outcome.name());
-        span.record("duration_ms", self.clock.moment().since(begun).as_millis());
+        let duration = self.clock.moment().since(begun).as_millis();
+        span.record("duration_ms", u64::try_from(duration).unwrap_or(u64::MAX));
         span.in_scope(|| announce(&report, self.clock.now()));
         report
     }

@@ -49,7 +49,9 @@ where
     Ok(match log.format {
         LogFormat::Auto if terminal => Box::new(common.finish()),
         LogFormat::Pretty => Box::new(common.finish()),
-        LogFormat::Auto | LogFormat::Json => Box::new(common.json().flatten_event(true).finish()),
+        LogFormat::Auto | LogFormat::Json => {
+            Box::new(common.json().flatten_event(true).with_span_list(false).finish())
+        }
     })
 }
 

@@ -354,7 +354,7 @@ pub(super) static KEYS: &[Key] = &[
     key(
         "log.filter",
         Kind::Text("a level or directives, as in \"info\" or \"warn,perennial=debug\"", check::log_filter),
-        Is("info"),
+        Is("info,tokio_cron_scheduler=warn"),
         "What is logged: off, error, warn, info, debug or trace, also by target.",
     ),
     key(
