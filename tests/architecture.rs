@@ -28,14 +28,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("scheduler", &["client", "entropy", "plan", "provider", "record", "refresh", "reply", "store", "time"]),
     ("fleet", &["client", "entropy", "item", "plan", "record", "refresh", "scheduler", "store", "time"]),
     ("registrar", &["client", "entropy", "item", "plan", "record", "store", "time"]),
-    ("maintenance", &["fleet", "scheduler", "store", "time"]),
+    ("maintenance", &["time"]),
     ("health", &["scheduler", "store", "time"]),
+    ("config", &["client", "plan", "secret", "time"]),
+    ("telemetry", &["config"]),
     ("shutdown", &["time"]),
-    ("telemetry", &["time"]),
-    (
-        "config",
-        &["client", "plan", "provider", "refresh", "scheduler", "secret", "store", "telemetry", "time"],
-    ),
 ];
 /// Modules that may use everything.
 const WIRING: &[&str] = &["cli", "main"];

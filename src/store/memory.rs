@@ -101,7 +101,7 @@ impl MemoryStore {
     }
 
     /// The item under any key.
-    pub fn get_raw(&self, pk: &str, sk: &str) -> Option<Item> {
+    pub fn raw(&self, pk: &str, sk: &str) -> Option<Item> {
         self.table().items.get(&(pk.to_owned(), sk.to_owned())).cloned()
     }
 
