@@ -276,6 +276,12 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                 Verdict::Release(release) => return Sent::Not { release, reply },
                 Verdict::Replay(pause) => {
                     self.clock.sleep(pause).await;
+                    // The machine may have been suspended meanwhile: judged again, on a clock that counts it.
+                    if let Verdict::Release(release) =
+                        outcome::after_send(reply.clone(), &attempt, &tally, &self.judge())
+                    {
+                        return Sent::Not { release, reply };
+                    }
                     warn!(
                         replay = tally.sends,
                         after = reply.code(),
