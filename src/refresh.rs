@@ -16,7 +16,7 @@ use tracing::{Instrument, debug, error, field, info, info_span, warn};
 
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
-use crate::item::{Change, Item};
+use crate::item::{Change, Item, Value, attr};
 use crate::plan::lease::{self, Commit, Intent, Release};
 use crate::plan::outcome::{self, Attempt, Go, Judge, Tally, Verdict};
 use crate::plan::{Backoff, Lifetimes, Timing, schedule};
@@ -346,7 +346,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         loop {
             match self.store.apply(change).await {
                 Ok(Applied::Committed) => return Outcome::Refreshed,
-                Ok(Applied::Lost(found)) => return superseded(found, generation),
+                Ok(Applied::Lost(found)) => return superseded(&found, generation),
                 Err(error) => {
                     failures += 1;
                     complain(&error, failures);
@@ -424,16 +424,16 @@ fn lost(known: &Known, stands: Option<&Item>) -> Report {
     Report { outcome: Outcome::Conflict, known, reply: None }
 }
 
-/// A commit whose condition failed: it had landed before, or something newer is stored, or the client is gone.
-fn superseded(found: Vec<Option<Item>>, generation: Gen) -> Outcome {
-    let stored = found.into_iter().flatten().find_map(|item| match item.get(crate::item::attr::TOK_GEN) {
-        Some(crate::item::Value::N(stored)) => Some(Gen(*stored)),
+/// A commit whose condition failed: it had landed before, or something newer stands there, or the client is gone.
+fn superseded(found: &[Option<Item>], generation: Gen) -> Outcome {
+    let stored = found.iter().flatten().find_map(|item| match item.get(attr::TOK_GEN) {
+        Some(Value::N(stored)) => Some(Gen(*stored)),
         _ => None,
     });
     match stored {
         Some(stored) if stored == generation => Outcome::Refreshed,
-        Some(_) => Outcome::Conflict,
-        None => Outcome::Removed,
+        None if found.iter().all(Option::is_none) => Outcome::Removed,
+        _ => Outcome::Conflict,
     }
 }
 
