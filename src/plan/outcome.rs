@@ -107,7 +107,9 @@ pub fn after_read(
         Go::Release(Release::Failed { code: code.to_owned(), next_at, doubt: Doubt::Unchanged })
     };
     let due_by = now.plus(EARLY);
-    if client.paused || token.as_ref().is_some_and(|token| wanted_at(&client, token) > due_by) {
+    // Moved by hand to another provider: this one must not see its secret.
+    let moved = client.provider != provider.name;
+    if moved || client.paused || token.as_ref().is_some_and(|token| wanted_at(&client, token) > due_by) {
         return Go::Release(Release::NotNeeded);
     }
     if client.grant.needs_refresh_token() {
