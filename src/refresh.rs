@@ -291,14 +291,14 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                 Verdict::RecheckGrant(code) => {
                     let release = match self.read(held.id, self.clock.moment()).await {
                         Ok(read) => outcome::after_grant_recheck(code, &read, &attempt, &tally),
-                        Err(_) => outcome::unverified(&attempt, &judge),
+                        Err(_) => outcome::unverified(&attempt, &tally, &self.judge()),
                     };
                     return Sent::Not { release, reply };
                 }
                 Verdict::RecheckClient(code) => {
                     let again = match self.read(held.id, self.clock.moment()).await {
-                        Ok(read) => outcome::after_client_recheck(code, &read, &attempt, &self.judge()),
-                        Err(_) => Err(outcome::unverified(&attempt, &judge)),
+                        Ok(read) => outcome::after_client_recheck(code, &read, &attempt, &tally, &self.judge()),
+                        Err(_) => Err(outcome::unverified(&attempt, &tally, &self.judge())),
                     };
                     match again {
                         Ok(client) => attempt.client = client,

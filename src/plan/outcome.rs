@@ -198,6 +198,9 @@ pub fn after_send(reply: Reply, attempt: &Attempt, tally: &Tally, judge: &Judge<
         Reply::Rejected(code) if refuses_application(&code) && !tally.second_secret => {
             Verdict::RecheckClient(code)
         }
+        Reply::Rejected(code) if refuses_application(&code) => {
+            Verdict::Release(unanswered(code, None, attempt, tally, judge))
+        }
         Reply::Rejected(code) if ends_grant(&code, attempt) => Verdict::RecheckGrant(code),
         Reply::Rejected(code) => Verdict::Release(failed(code, None, Doubt::Ended, attempt, judge)),
         Reply::NotSent(_) | Reply::Throttled { .. } | Reply::Blocked(_) => {
@@ -223,7 +226,8 @@ fn doubtful(attempt: &Attempt, tally: &Tally) -> u32 {
     attempt.lease.doubt_about(attempt.tok_gen()).unwrap_or(0).saturating_add(tally.unheard)
 }
 
-/// The end of an attempt without an answer: in doubt if any of its sends may have been processed.
+/// The end of an attempt without an answer about the refresh token: in doubt if any of its sends may have been
+/// processed. (An endpoint that refuses the application has not looked at the token.)
 fn unanswered(
     code: String,
     retry_after: Option<Duration>,
@@ -271,6 +275,7 @@ pub fn after_client_recheck(
     code: String,
     read: &Snapshot,
     attempt: &Attempt,
+    tally: &Tally,
     judge: &Judge<'_>,
 ) -> Result<Client, Release> {
     let may_send = fits_in_lease(&attempt.risk, judge.timing, attempt.begun, judge.moment);
@@ -279,13 +284,13 @@ pub fn after_client_recheck(
     };
     match read.client().filter(changed) {
         Some(client) if may_send => Ok(client.clone()),
-        _ => Err(failed(code, None, Doubt::Ended, attempt, judge)),
+        _ => Err(unanswered(code, None, attempt, tally, judge)),
     }
 }
 
 /// A refusal that could not be verified, since the table gave no answer: nothing is concluded from it.
-pub fn unverified(attempt: &Attempt, judge: &Judge<'_>) -> Release {
-    failed("store_unavailable".to_owned(), None, Doubt::Unchanged, attempt, judge)
+pub fn unverified(attempt: &Attempt, tally: &Tally, judge: &Judge<'_>) -> Release {
+    unanswered("store_unavailable".to_owned(), None, attempt, tally, judge)
 }
 
 /// Whether a failure is an alarm of its own, whatever its class: a long streak and no good token left.
