@@ -297,7 +297,9 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                 }
                 Verdict::RecheckClient(code) => {
                     let again = match self.read(held.id, self.clock.moment()).await {
-                        Ok(read) => outcome::after_client_recheck(code, &read, &attempt, &tally, &self.judge()),
+                        Ok(read) => {
+                            outcome::after_client_recheck(code, &read, &attempt, &tally, &self.judge())
+                        }
                         Err(_) => Err(outcome::unverified(&attempt, &tally, &self.judge())),
                     };
                     match again {

@@ -209,7 +209,10 @@ pub fn after_send(reply: Reply, attempt: &Attempt, tally: &Tally, judge: &Judge<
         }
         Reply::Unknown { ref code, .. } => {
             let sends = doubtful(attempt, tally);
-            if may_replay(&attempt.risk, judge.timing, tally.sends, sends, attempt.begun, judge.moment) {
+            let asked_to_wait = reply.retry_after().is_some();
+            if !asked_to_wait
+                && may_replay(&attempt.risk, judge.timing, tally.sends, sends, attempt.begun, judge.moment)
+            {
                 return Verdict::Replay(PAUSE.mul_f64(judge.unit));
             }
             Verdict::Release(unanswered(code.clone(), reply.retry_after(), attempt, tally, judge))
@@ -265,7 +268,8 @@ pub fn after_grant_recheck(code: String, read: &Snapshot, attempt: &Attempt, tal
         return Release::NotNeeded;
     }
     // Refused after a send that may have been processed: the answer that was lost had the new refresh token in it.
-    let was_in_doubt = tally.unanswered > 0 || attempt.lease.doubt_about(of).is_some();
+    let was_in_doubt =
+        attempt.risk.rotates && (tally.unanswered > 0 || attempt.lease.doubt_about(of).is_some());
     Release::Bury { code: if was_in_doubt { "lost_rotation".into() } else { code }, of }
 }
 

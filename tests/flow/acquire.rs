@@ -96,7 +96,10 @@ async fn a_consent_between_acquire_and_read_fences_the_attempt_out_and_stays() {
     let c = world.due("c").await;
     let (store, consent) = (world.store.clone(), world.new_consent(&c));
     let mut consent = Some(consent);
-    let snapshot = { let (world_store, c) = (world.store.clone(), c.clone()); move || at_once(world_store.read(&c)) };
+    let snapshot = {
+        let (world_store, c) = (world.store.clone(), c.clone());
+        move || at_once(world_store.read(&c))
+    };
     world.faults(move |operation| {
         let now = matches!(operation, Operation::Read(_));
         if let Some(mut change) = consent.take_if(|_| now) {
@@ -145,7 +148,10 @@ async fn nothing_is_sent_after_the_window_though_the_machine_was_only_suspended(
     let report = world.refresh(&c).await;
     assert_eq!(world.endpoint.sends(), 0);
     assert_eq!(world.lease(&c).state, State::Idle, "given back: nothing is in doubt");
-    assert!(matches!(report.outcome, Outcome::StoreUnavailable(_)), "not as if it was not needed: {report:?}");
+    assert!(
+        matches!(report.outcome, Outcome::StoreUnavailable(_)),
+        "not as if it was not needed: {report:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]

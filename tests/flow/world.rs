@@ -246,8 +246,7 @@ impl World {
         let Spec { client, tokens } = spec;
         let read = self.snapshot(&client.id);
         let binding = client.binding(self.profile_of(&client));
-        let change =
-            registry::register(&client, &read, &tokens, &binding, SHARDS, self.clock.now()).unwrap();
+        let change = registry::register(&client, &read, &tokens, &binding, SHARDS, self.clock.now()).unwrap();
         assert_eq!(self.store.apply(&change).await, Ok(Applied::Committed));
         client.id
     }
@@ -358,9 +357,7 @@ impl World {
         let (sender, commands) = mpsc::channel(1024);
         let (drain, now) = (CancellationToken::new(), CancellationToken::new());
         let (draining, at_once) = (drain.clone(), now.clone());
-        let work = tokio::spawn(async move {
-            scheduler.run(commands, &draining, &at_once, secs(110)).await
-        });
+        let work = tokio::spawn(async move { scheduler.run(commands, &draining, &at_once, secs(110)).await });
         let (store, clock) = (Arc::new(self.store.clone()), Arc::clone(&self.clock) as Arc<dyn Clock>);
         let mut fleet = Fleet::new(store, clock, SHARDS, sender.clone());
         while fleet.reconcile().await.is_err() {
@@ -377,8 +374,7 @@ impl World {
         let scheduler = self.scheduler();
         let (sender, commands) = mpsc::channel(1024);
         let (drain, now) = (CancellationToken::new(), CancellationToken::new());
-        let work =
-            tokio::spawn(async move { scheduler.run(commands, &drain, &now, secs(110)).await });
+        let work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, secs(110)).await });
         let (store, clock) = (Arc::new(self.store.clone()), Arc::clone(&self.clock) as Arc<dyn Clock>);
         let mut fleet = Fleet::new(store, clock, SHARDS, sender);
         fleet.reconcile().await.unwrap();
