@@ -16,7 +16,7 @@ use tracing::{Instrument, debug, error, field, info, info_span, warn};
 
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
-use crate::item::{Change, Item};
+use crate::item::{Change, Item, Value, attr};
 use crate::plan::lease::{self, Commit, Intent, Release};
 use crate::plan::outcome::{self, Attempt, Go, Judge, Tally, Verdict};
 use crate::plan::{Backoff, Lifetimes, Timing, schedule};
@@ -191,13 +191,13 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         };
         let read = match self.read(held.id, begun).await {
             Ok(read) => read,
-            Err(error) => return self.give_up(&held, known, &error).await,
+            Err(error) => return self.give_up(&held, &error).await,
         };
         let (backoff, now, unit) = (&self.policy.backoff, self.clock.now(), self.entropy.unit());
         let known = Known::of(read.clone());
         let attempt = match outcome::after_read(read, &held.lease, provider, backoff, begun, now, unit) {
             Go::Send(attempt) if self.clock.moment().since(begun) <= self.policy.timing.window() => *attempt,
-            Go::Send(_) => return self.release(&held, known, Release::NotNeeded, None).await,
+            Go::Send(_) => return self.give_up(&held, "the send window was missed").await,
             Go::Release(release) => return self.release(&held, known, release, None).await,
             Go::Drop(why) => {
                 info!(why, "the lease is no longer ours: nothing was sent");
@@ -277,6 +277,12 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                 Verdict::Release(release) => return Sent::Not { release, reply },
                 Verdict::Replay(pause) => {
                     self.clock.sleep(pause).await;
+                    // The machine may have been suspended meanwhile: judged again, on a clock that counts it.
+                    if let Verdict::Release(release) =
+                        outcome::after_send(reply.clone(), &attempt, &tally, &self.judge())
+                    {
+                        return Sent::Not { release, reply };
+                    }
                     warn!(
                         replay = tally.sends,
                         after = reply.code(),
@@ -286,14 +292,16 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                 Verdict::RecheckGrant(code) => {
                     let release = match self.read(held.id, self.clock.moment()).await {
                         Ok(read) => outcome::after_grant_recheck(code, &read, &attempt, &tally),
-                        Err(_) => outcome::unverified(&attempt, &judge),
+                        Err(_) => outcome::unverified(&attempt, &tally, &self.judge()),
                     };
                     return Sent::Not { release, reply };
                 }
                 Verdict::RecheckClient(code) => {
                     let again = match self.read(held.id, self.clock.moment()).await {
-                        Ok(read) => outcome::after_client_recheck(code, &read, &attempt, &self.judge()),
-                        Err(_) => Err(outcome::unverified(&attempt, &judge)),
+                        Ok(read) => {
+                            outcome::after_client_recheck(code, &read, &attempt, &tally, &self.judge())
+                        }
+                        Err(_) => Err(outcome::unverified(&attempt, &tally, &self.judge())),
                     };
                     match again {
                         Ok(client) => attempt.client = client,
@@ -341,7 +349,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         loop {
             match self.store.apply(change).await {
                 Ok(Applied::Committed) => return Outcome::Refreshed,
-                Ok(Applied::Lost(found)) => return superseded(found, generation),
+                Ok(Applied::Lost(found)) => return superseded(&found, generation),
                 Err(error) => {
                     failures += 1;
                     complain(&error, failures);
@@ -379,9 +387,9 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         }
     }
 
-    async fn give_up(&self, held: &Held<'_>, known: &Known, error: &str) -> Report {
-        let report = self.release(held, Some(known.clone()), Release::NotNeeded, None).await;
-        Report { outcome: Outcome::StoreUnavailable(error.to_owned()), known: None, ..report }
+    async fn give_up(&self, held: &Held<'_>, why: &str) -> Report {
+        let report = self.release(held, None, Release::NotNeeded, None).await;
+        Report { outcome: Outcome::StoreUnavailable(why.to_owned()), ..report }
     }
 
     fn judge(&self) -> Judge<'_> {
@@ -419,16 +427,16 @@ fn lost(known: &Known, stands: Option<&Item>) -> Report {
     Report { outcome: Outcome::Conflict, known, reply: None }
 }
 
-/// A commit whose condition failed: it had landed before, or something newer is stored, or the client is gone.
-fn superseded(found: Vec<Option<Item>>, generation: Gen) -> Outcome {
-    let stored = found.into_iter().flatten().find_map(|item| match item.get(crate::item::attr::TOK_GEN) {
-        Some(crate::item::Value::N(stored)) => Some(Gen(*stored)),
+/// A commit whose condition failed: it had landed before, or something newer stands there, or the client is gone.
+fn superseded(found: &[Option<Item>], generation: Gen) -> Outcome {
+    let stored = found.iter().flatten().find_map(|item| match item.get(attr::TOK_GEN) {
+        Some(Value::N(stored)) => Some(Gen(*stored)),
         _ => None,
     });
     match stored {
         Some(stored) if stored == generation => Outcome::Refreshed,
-        Some(_) => Outcome::Conflict,
-        None => Outcome::Removed,
+        None if found.iter().all(Option::is_none) => Outcome::Removed,
+        _ => Outcome::Conflict,
     }
 }
 

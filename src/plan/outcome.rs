@@ -104,7 +104,9 @@ pub fn after_read(
         let next_at = backoff::next_attempt(backoff, lease.fails + 1, expires_at, None, now, unit);
         Go::Release(Release::Failed { code: code.to_owned(), next_at, doubt: Doubt::Unchanged })
     };
-    if client.paused || token.as_ref().is_some_and(|token| wanted_at(&client, token) > now) {
+    // Moved by hand to another provider: this one must not see its secret.
+    let moved = client.provider != provider.name;
+    if moved || client.paused || token.as_ref().is_some_and(|token| wanted_at(&client, token) > now) {
         return Go::Release(Release::NotNeeded);
     }
     if client.grant.needs_refresh_token() {
@@ -193,6 +195,9 @@ pub fn after_send(reply: Reply, attempt: &Attempt, tally: &Tally, judge: &Judge<
         Reply::Rejected(code) if refuses_application(&code) && !tally.second_secret => {
             Verdict::RecheckClient(code)
         }
+        Reply::Rejected(code) if refuses_application(&code) => {
+            Verdict::Release(unanswered(code, None, attempt, tally, judge))
+        }
         Reply::Rejected(code) if ends_grant(&code, attempt) => Verdict::RecheckGrant(code),
         Reply::Rejected(code) => Verdict::Release(failed(code, None, Doubt::Ended, attempt, judge)),
         Reply::NotSent(_) | Reply::Throttled { .. } | Reply::Blocked(_) => {
@@ -201,7 +206,10 @@ pub fn after_send(reply: Reply, attempt: &Attempt, tally: &Tally, judge: &Judge<
         }
         Reply::Unknown { ref code, .. } => {
             let sends = doubtful(attempt, tally);
-            if may_replay(&attempt.risk, judge.timing, tally.sends, sends, attempt.begun, judge.moment) {
+            let asked_to_wait = reply.retry_after().is_some();
+            if !asked_to_wait
+                && may_replay(&attempt.risk, judge.timing, tally.sends, sends, attempt.begun, judge.moment)
+            {
                 return Verdict::Replay(PAUSE.mul_f64(judge.unit));
             }
             Verdict::Release(unanswered(code.clone(), reply.retry_after(), attempt, tally, judge))
@@ -218,7 +226,8 @@ fn doubtful(attempt: &Attempt, tally: &Tally) -> u32 {
     attempt.lease.doubt_about(attempt.tok_gen()).unwrap_or(0).saturating_add(tally.unheard)
 }
 
-/// The end of an attempt without an answer: in doubt if any of its sends may have been processed.
+/// The end of an attempt without an answer about the refresh token: in doubt if any of its sends may have been
+/// processed. (An endpoint that refuses the application has not looked at the token.)
 fn unanswered(
     code: String,
     retry_after: Option<Duration>,
@@ -256,7 +265,8 @@ pub fn after_grant_recheck(code: String, read: &Snapshot, attempt: &Attempt, tal
         return Release::NotNeeded;
     }
     // Refused after a send that may have been processed: the answer that was lost had the new refresh token in it.
-    let was_in_doubt = tally.unanswered > 0 || attempt.lease.doubt_about(of).is_some();
+    let was_in_doubt =
+        attempt.risk.rotates && (tally.unanswered > 0 || attempt.lease.doubt_about(of).is_some());
     Release::Bury { code: if was_in_doubt { "lost_rotation".into() } else { code }, of }
 }
 
@@ -266,6 +276,7 @@ pub fn after_client_recheck(
     code: String,
     read: &Snapshot,
     attempt: &Attempt,
+    tally: &Tally,
     judge: &Judge<'_>,
 ) -> Result<Client, Release> {
     let may_send = fits_in_lease(&attempt.risk, judge.timing, attempt.begun, judge.moment);
@@ -274,13 +285,13 @@ pub fn after_client_recheck(
     };
     match read.client().filter(changed) {
         Some(client) if may_send => Ok(client.clone()),
-        _ => Err(failed(code, None, Doubt::Ended, attempt, judge)),
+        _ => Err(unanswered(code, None, attempt, tally, judge)),
     }
 }
 
 /// A refusal that could not be verified, since the table gave no answer: nothing is concluded from it.
-pub fn unverified(attempt: &Attempt, judge: &Judge<'_>) -> Release {
-    failed("store_unavailable".to_owned(), None, Doubt::Unchanged, attempt, judge)
+pub fn unverified(attempt: &Attempt, tally: &Tally, judge: &Judge<'_>) -> Release {
+    unanswered("store_unavailable".to_owned(), None, attempt, tally, judge)
 }
 
 /// Whether a failure is an alarm of its own, whatever its class: a long streak and no good token left.

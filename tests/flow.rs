@@ -1,0 +1,27 @@
+//! The flow of a refresh and the schedule of many, on simulated time.
+//!
+//! The real refresher, scheduler and fleet run over the table in memory and a scripted provider. Each test is one
+//! story, and its name says what must hold. Nothing here waits for real time, and a run is reproduced by its seed.
+
+#[path = "flow/acquire.rs"]
+mod acquire;
+#[path = "flow/commit.rs"]
+mod commit;
+#[path = "flow/endpoint.rs"]
+mod endpoint;
+#[path = "flow/fleet.rs"]
+mod fleet;
+#[path = "flow/hours.rs"]
+mod hours;
+#[path = "flow/once.rs"]
+mod once;
+#[path = "flow/replies.rs"]
+mod replies;
+#[path = "flow/schedule.rs"]
+mod schedule;
+#[path = "flow/sequences.rs"]
+mod sequences;
+#[path = "flow/takeover.rs"]
+mod takeover;
+#[path = "flow/world.rs"]
+mod world;
