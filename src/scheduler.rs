@@ -516,7 +516,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn start_lane(&mut self, key: &LaneKey, moment: Moment, now: Timestamp) {
-        while self.running.len() < self.settings.concurrency {
+        while self.has_room() {
             let Some(slot) = self.lanes.get(key).and_then(Lane::first) else { return };
             let Some(app) = self.place(slot).map(|place| place.known.client.client_id.clone()) else {
                 return;
@@ -536,6 +536,11 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             self.leave_lane(slot);
             self.start(slot, key.clone());
         }
+    }
+
+    /// Looks do not count: many clients that are only watched must not hold up the others.
+    fn has_room(&self) -> bool {
+        self.gate.running() < self.settings.concurrency
     }
 
     fn park(&mut self, slot: u32, until: Timestamp, moment: Moment) {
@@ -708,9 +713,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     fn nap(&self) -> Duration {
         let (now, moment) = (self.clock.now(), self.clock.moment());
         let next = self.heap.peek().map_or(LONGEST_SLEEP, |Reverse(entry)| entry.at.since(now));
-        let gate = self
-            .gate
-            .opens_in(self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|(key, _)| key), moment);
+        let waiting = self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|(key, _)| key);
+        // Where something else stands in the way, its end wakes the loop, and the gate's times mean nothing.
+        let may_start = self.has_room() && !self.too_skewed();
+        let gate = may_start.then(|| self.gate.opens_in(waiting, moment)).flatten();
         let least = Duration::from_millis(1);
         next.min(gate.unwrap_or(LONGEST_SLEEP)).clamp(least, LONGEST_SLEEP)
     }

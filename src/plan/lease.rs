@@ -289,8 +289,12 @@ fn doubt_after(about: Doubt) -> Vec<Assignment> {
 
 /// The lease as it stands after such a release, for the memory of whoever released it.
 pub fn released(held: &Lease, release: &Release) -> Lease {
-    let failed =
-        |code: &str, state| Lease { state, fails: held.fails.saturating_add(1), error: Some(clip(code)), ..held.clone() };
+    let failed = |code: &str, state| Lease {
+        state,
+        fails: held.fails.saturating_add(1),
+        error: Some(clip(code)),
+        ..held.clone()
+    };
     match release {
         Release::NotNeeded => Lease { state: State::Idle, ..held.clone() },
         Release::Failed { code, next_at, doubt } => Lease {

@@ -103,7 +103,8 @@ pub fn after_read(
     let token = read.token;
     let failed = |code: &str| {
         let expires_at = token.as_ref().map_or(Timestamp::EPOCH, |token| token.expires_at);
-        let next_at = backoff::next_attempt(backoff, lease.fails.saturating_add(1), expires_at, None, now, unit);
+        let next_at =
+            backoff::next_attempt(backoff, lease.fails.saturating_add(1), expires_at, None, now, unit);
         Go::Release(Release::Failed { code: code.to_owned(), next_at, doubt: Doubt::Unchanged })
     };
     let due_by = now.plus(EARLY);

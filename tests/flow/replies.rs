@@ -153,7 +153,8 @@ async fn a_refused_grant_is_dead_and_named_a_lost_rotation_where_a_send_was_in_d
 async fn doubt_from_an_earlier_attempt_names_the_loss_too() {
     let world = World::new();
     let c = world.due("c").await;
-    let replies = [Act::LoseReply(timeout()), Act::Say(timeout()), Act::Say(Reply::Rejected("invalid_client".into()))];
+    let replies =
+        [Act::LoseReply(timeout()), Act::Say(timeout()), Act::Say(Reply::Rejected("invalid_client".into()))];
     world.endpoint.script(move |call| replies.get(call.nth).cloned().unwrap_or(Act::Honest));
     for expected in ["timeout", "invalid_client"] {
         assert_eq!(world.refresh(&c).await.outcome, Outcome::Failed(expected.into()));
@@ -204,7 +205,8 @@ async fn a_refused_application_kills_no_grant_and_a_new_secret_is_tried_once() {
         world.endpoint.script(move |call| {
             if rotated && call.nth == 0 {
                 let secret = Value::text(attr::CLIENT_SECRET, "s2");
-                let item = store.get_raw(&config.pk(), config.sk()).unwrap().with(attr::CLIENT_SECRET, secret);
+                let item =
+                    store.get_raw(&config.pk(), config.sk()).unwrap().with(attr::CLIENT_SECRET, secret);
                 store.put_raw(&config.pk(), config.sk(), item);
             }
             Act::Honest
