@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::gate::Gate;
-use self::lane::{Lane, LaneKey, Priority};
+use self::lane::{Lane, LaneKey};
 use crate::client::{ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::plan::BreakerPolicy;
@@ -131,8 +131,8 @@ struct Slot {
     known: Known,
     epoch: u32,
     phase: Phase,
-    /// Where it waits while it is ready.
-    queued: Option<(LaneKey, Priority)>,
+    /// Where it waits while it is ready, and under which expiry.
+    queued: Option<(LaneKey, Timestamp)>,
     /// Which generation is in doubt, and when this task first saw it so. Kept across looks: a timer that restarted
     /// with every look would never run out.
     silent: Option<(Gen, Moment)>,
@@ -420,10 +420,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     fn leave_lane(&mut self, slot: u32) {
         let Some(place) = self.place_mut(slot) else { return };
-        let Some((key, priority)) = place.queued.take() else { return };
+        let Some((key, expires_at)) = place.queued.take() else { return };
         place.phase = Phase::Waiting;
         if let Some(lane) = self.lanes.get_mut(&key) {
-            lane.remove(priority, slot);
+            lane.remove(expires_at, slot);
         }
     }
 
@@ -441,8 +441,11 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             self.dismiss_lanes("the wall clock is too far from the store's");
             return;
         }
-        let keys: Vec<_> = self.lanes.keys().cloned().collect();
-        for key in keys {
+        let waiting = self.lanes.iter();
+        let mut waiting: Vec<_> =
+            waiting.filter_map(|(key, lane)| Some((lane.urgency(now)?, key.clone()))).collect();
+        waiting.sort();
+        for (_, key) in waiting {
             self.start_lane(&key, moment, now);
         }
     }
@@ -460,16 +463,16 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
                 self.place(entry.slot).is_some_and(|p| p.epoch == entry.epoch && p.phase == Phase::Waiting);
             if valid {
                 lag = lag.max(now.since(entry.at.max(self.started.0)));
-                self.make_ready(entry.slot, now, moment);
+                self.make_ready(entry.slot, moment);
             }
         }
         lag
     }
 
-    fn make_ready(&mut self, slot: u32, now: Timestamp, moment: Moment) {
+    fn make_ready(&mut self, slot: u32, moment: Moment) {
         let Some(place) = self.place(slot) else { return };
         match due(&place.known.client, &place.known.lease, &place.known.token) {
-            Due::At(_) => self.enter_lane(slot, now),
+            Due::At(_) => self.enter_lane(slot),
             Due::InDoubt if self.waited_out(moment) => {
                 self.give_up_on(slot, "in doubt: another attempt holds its lease")
             }
@@ -498,7 +501,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         }
     }
 
-    fn enter_lane(&mut self, slot: u32, now: Timestamp) {
+    fn enter_lane(&mut self, slot: u32) {
         let Some(place) = self.place(slot) else { return };
         let Some(key) = self.lane_of(&place.known) else {
             let client = place.known.client.id.clone();
@@ -507,17 +510,17 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             self.summary.unfinished.insert(client, format!("provider `{provider}` is not configured"));
             return;
         };
-        let priority = Priority::of(&place.known, now);
+        let expires_at = place.known.token.expires_at;
         if let Some(place) = self.place_mut(slot) {
             place.phase = Phase::Ready;
-            place.queued = Some((key.clone(), priority));
+            place.queued = Some((key.clone(), expires_at));
         }
-        self.lanes.entry(key).or_default().insert(priority, slot);
+        self.lanes.entry(key).or_default().insert(expires_at, slot);
     }
 
     fn start_lane(&mut self, key: &LaneKey, moment: Moment, now: Timestamp) {
         while self.has_room() {
-            let Some(slot) = self.lanes.get(key).and_then(Lane::first) else { return };
+            let Some(slot) = self.lanes.get(key).and_then(|lane| lane.first(now)) else { return };
             let Some(app) = self.place(slot).map(|place| place.known.client.client_id.clone()) else {
                 return;
             };
@@ -678,7 +681,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let id = place.known.client.id.clone();
         if same && in_doubt && self.take_over_in(slot, moment, now) == Some(Duration::ZERO) {
             info!(client = %id, "its owner has fallen silent: taking over");
-            self.enter_lane(slot, now);
+            self.enter_lane(slot);
         } else {
             self.reschedule(slot, Pace::Unhurried);
         }
