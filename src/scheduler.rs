@@ -44,6 +44,9 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// How often it is looked at while its wait runs.
 const NEXT_LOOK: Duration = Duration::from_secs(15);
+/// How long a client is left alone whose turn came to nothing: at first, and doubled so often.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_DOUBLINGS: u32 = 7;
 /// How often dead and held clients are looked at: a late holder or an operator may have revived them.
 const RECHECK: Duration = Duration::from_secs(3600);
 
@@ -138,6 +141,8 @@ struct Slot {
     silent: Option<(Gen, Moment)>,
     /// Something changed while a job was running.
     stale: bool,
+    /// Turns in a row that came to nothing: it was due again as soon as they were over.
+    fruitless: u32,
 }
 
 /// How a client that is due already comes to its turn.
@@ -145,8 +150,8 @@ struct Slot {
 enum Pace {
     /// At once.
     Prompt,
-    /// Not in the same breath: nothing came of its last turn.
-    Unhurried,
+    /// Later and later: its turn is just over, and came to nothing.
+    Again,
     /// Spread over a while if its token is still good: after a start many are overdue together.
     Spread,
 }
@@ -324,6 +329,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             queued: None,
             silent: None,
             stale: false,
+            fruitless: 0,
         }));
         self.pulse.clients.store(self.index.len() as u64, Ordering::Relaxed);
         slot
@@ -357,37 +363,49 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             _ => None,
         };
         let at = match due {
-            Due::At(at) => Some(self.pace(slot, at, now, pace)),
-            Due::InDoubt => Some(now.plus(self.next_look(slot, moment, now))),
-            Due::Recheck => Some(now.plus(RECHECK)),
-            Due::Never => None,
+            _ if !self.cares_about(due) => return,
+            Due::At(at) => self.pace(slot, at, now, pace),
+            Due::InDoubt => now.plus(self.next_look(slot, moment, now)),
+            // Many may have died together.
+            Due::Recheck => now.plus(RECHECK.mul_f64(0.75 + self.entropy.unit() / 2.0)),
+            Due::Never => return,
         };
-        if let Some(at) = at.filter(|at| self.cares_about(due, *at)) {
-            let epoch = self.slots[slot as usize].as_ref().map_or(0, |place| place.epoch);
-            self.heap.push(Reverse(Entry { at, slot, epoch }));
-        }
+        self.wake_at(slot, at.max(now));
     }
 
     /// A run that ends takes what was due when it began, and what is in doubt.
-    fn cares_about(&self, due: Due, at: Timestamp) -> bool {
+    fn cares_about(&self, due: Due) -> bool {
         match (self.settings.once, due) {
             (None, _) | (Some(_), Due::InDoubt) => true,
-            (Some(_), Due::At(_)) => at <= self.started.0,
+            (Some(_), Due::At(at)) => at <= self.started.0,
             (Some(_), _) => false,
         }
     }
 
-    fn pace(&self, slot: u32, at: Timestamp, now: Timestamp, pace: Pace) -> Timestamp {
+    fn pace(&mut self, slot: u32, at: Timestamp, now: Timestamp, pace: Pace) -> Timestamp {
         let spread = self.settings.spread;
         let good = self.place(slot).is_some_and(|place| place.known.token.expires_at > now.plus(spread));
         match pace {
+            _ if at > now => {
+                self.place_mut(slot).into_iter().for_each(|place| place.fruitless = 0);
+                at
+            }
             Pace::Prompt => at,
-            Pace::Unhurried => at.max(now.plus(Duration::from_secs(1))),
+            Pace::Again => now.plus(self.pause(slot)),
             Pace::Spread if self.settings.once.is_none() && good && (Timestamp::EPOCH < at && at < now) => {
                 now.plus(spread.mul_f64(self.entropy.unit()))
             }
             Pace::Spread => at,
         }
+    }
+
+    /// No trouble, foreseen or not, becomes a tight loop.
+    fn pause(&mut self, slot: u32) -> Duration {
+        let unit = self.entropy.unit();
+        let Some(place) = self.place_mut(slot) else { return PAUSE };
+        let bound = PAUSE * (1 << place.fruitless.min(PAUSE_DOUBLINGS));
+        place.fruitless = place.fruitless.saturating_add(1);
+        bound.mul_f64(0.5 + unit / 2.0)
     }
 
     fn next_look(&self, slot: u32, moment: Moment, now: Timestamp) -> Duration {
@@ -462,7 +480,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             let valid =
                 self.place(entry.slot).is_some_and(|p| p.epoch == entry.epoch && p.phase == Phase::Waiting);
             if valid {
-                lag = lag.max(now.since(entry.at.max(self.started.0)));
+                lag = lag.max(now.since(entry.at));
                 self.make_ready(entry.slot, moment);
             }
         }
@@ -552,11 +570,17 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             self.give_up_on(slot, "its application is refused by the token endpoint");
             return;
         }
-        self.look_at(slot, until);
+        self.wake_at(slot, until);
+    }
+
+    /// Wakes for a client whose turn told nothing about it.
+    fn wake_later(&mut self, slot: u32) {
+        let at = self.clock.now().plus(self.pause(slot));
+        self.wake_at(slot, at);
     }
 
     /// Wakes for a client at that time, whatever is known of it.
-    fn look_at(&mut self, slot: u32, at: Timestamp) {
+    fn wake_at(&mut self, slot: u32, at: Timestamp) {
         let Some(place) = self.place_mut(slot) else { return };
         place.epoch = place.epoch.wrapping_add(1);
         let epoch = place.epoch;
@@ -604,7 +628,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn finish_refresh(&mut self, slot: u32, key: Option<LaneKey>, report: Report) {
-        let (now, moment, unit) = (self.clock.now(), self.clock.moment(), self.entropy.unit());
+        let (moment, unit) = (self.clock.moment(), self.entropy.unit());
         let Some(place) = self.place_mut(slot) else { return };
         place.phase = Phase::Waiting;
         let stale = std::mem::take(&mut place.stale);
@@ -616,16 +640,15 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         if self.ends_with(&report.outcome) {
             return;
         }
-        match (report.outcome, report.known) {
-            // Nothing was learnt, and the store may be in trouble.
-            (Outcome::StoreUnavailable(_), _) => self.look_at(slot, now.plus(NEXT_LOOK.mul_f64(0.2 + unit))),
-            (outcome, Some(known)) if !stale => {
-                if let Some(place) = self.place_mut(slot) {
-                    place.known = known;
-                }
-                let prompt = matches!(outcome, Outcome::Refreshed | Outcome::Conflict);
-                self.reschedule(slot, if prompt { Pace::Prompt } else { Pace::Unhurried });
-            }
+        let learnt = report.known.is_some();
+        if let (Some(place), Some(known)) = (self.place_mut(slot), report.known) {
+            place.known = known;
+        }
+        match report.outcome {
+            _ if stale => self.look(slot),
+            // The store may be in trouble.
+            Outcome::StoreUnavailable(_) => self.wake_later(slot),
+            _ if learnt => self.reschedule(slot, Pace::Again),
             _ => self.look(slot),
         }
     }
@@ -655,7 +678,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn finish_look(&mut self, slot: u32, looked: Result<Option<Box<Known>>, String>) {
-        let now = self.clock.now();
+        let moment = self.clock.moment();
         let Some(place) = self.place_mut(slot) else { return };
         place.phase = Phase::Waiting;
         let id = place.known.client.id.clone();
@@ -665,9 +688,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         match looked {
             Ok(Some(known)) => self.finish_good_look(slot, *known),
             Ok(None) => self.forget(&id),
+            Err(problem) if self.waited_out(moment) => self.give_up_on(slot, &problem),
             Err(problem) => {
                 warn!(client = %id, problem, "could not be read again: will be looked at later");
-                self.look_at(slot, now.plus(NEXT_LOOK));
+                self.wake_later(slot);
             }
         }
     }
@@ -683,12 +707,12 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             info!(client = %id, "its owner has fallen silent: taking over");
             self.enter_lane(slot);
         } else {
-            self.reschedule(slot, Pace::Unhurried);
+            self.reschedule(slot, Pace::Again);
         }
     }
 
     fn finish_panic(&mut self, slot: u32, key: Option<LaneKey>, error: &JoinError) {
-        let (now, moment, unit) = (self.clock.now(), self.clock.moment(), self.entropy.unit());
+        let (moment, unit) = (self.clock.moment(), self.entropy.unit());
         let Some(place) = self.place_mut(slot) else { return };
         place.phase = Phase::Waiting;
         let (id, app) = (place.known.client.id.clone(), place.known.client.client_id.clone());
@@ -700,7 +724,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         if self.settings.once.is_some() {
             self.summary.unfinished.insert(id, "its refresh panicked".to_owned());
         } else {
-            self.look_at(slot, now.plus(NEXT_LOOK));
+            self.wake_later(slot);
         }
     }
 
