@@ -42,7 +42,7 @@ use crate::time::{Clock, Moment, Timestamp};
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// How soon a lease that somebody else just took is looked at: most refreshes are over by then.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
-/// How often it is looked at while its wait runs.
+/// How often it is looked at while its wait runs; the longer the silence, the more seldom.
 const NEXT_LOOK: Duration = Duration::from_secs(15);
 /// How long a client is left alone whose turn came to nothing: at first, and doubled so often.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -409,9 +409,11 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn next_look(&self, slot: u32, moment: Moment, now: Timestamp) -> Duration {
-        let wait = self.take_over_in(slot, moment, now).unwrap_or(RECHECK);
-        let fresh = self.place(slot).and_then(|place| place.silent).is_some_and(|(_, since)| since == moment);
-        wait.min(if fresh { FIRST_LOOK } else { NEXT_LOOK }).max(Duration::from_millis(200))
+        let Some(wait) = self.take_over_in(slot, moment, now) else { return RECHECK };
+        let first_seen = self.place(slot).and_then(|place| place.silent).map_or(moment, |(_, since)| since);
+        let silence = moment.since(first_seen);
+        let pause = if silence.is_zero() { FIRST_LOOK } else { NEXT_LOOK.max(silence / 4) };
+        wait.min(pause).max(Duration::from_millis(200))
     }
 
     /// How long until the lease in doubt may be taken over; `None` where it is not in doubt, or nobody knows how.
