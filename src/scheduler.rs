@@ -195,6 +195,7 @@ pub struct Scheduler<S, E> {
     pulse: Arc<Pulse>,
     summary: Summary,
     started: (Timestamp, Moment),
+    draining: bool,
 }
 
 /// What a scheduler works with.
@@ -238,6 +239,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             pulse: Arc::new(Pulse::default()),
             summary: Summary::default(),
             started,
+            draining: false,
         }
     }
 
@@ -274,6 +276,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     /// Stops acquiring, and lets every job end: a refresh in flight may hold the only copy of its tokens.
     async fn drain(mut self, now: &CancellationToken, patience: Duration) -> Summary {
+        self.draining = true;
         let limit = self.clock.sleep(patience);
         tokio::pin!(limit);
         while !self.jobs.is_empty() {
@@ -602,6 +605,9 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     /// Reads a client again.
     fn look(&mut self, slot: u32) {
+        if self.draining {
+            return;
+        }
         let Some(place) = self.slots[slot as usize].as_mut() else { return };
         place.phase = Phase::Running;
         let (store, id) = (Arc::clone(&self.store), place.known.client.id.clone());
