@@ -315,10 +315,12 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             place.stale = true;
             return;
         }
-        // Reads may arrive out of order; generations tell.
-        if known.lease.generation >= place.known.lease.generation {
-            place.known = known;
+        // Reads may arrive out of order; generations tell. What else an older one says may be news all the same.
+        if known.lease.generation < place.known.lease.generation {
+            self.leave_lane(slot);
+            return self.look(slot);
         }
+        place.known = known;
         self.reschedule(slot, Pace::Spread);
     }
 
