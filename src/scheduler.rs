@@ -38,6 +38,8 @@ use crate::refresh::{Known, Outcome, Refresher, Report};
 use crate::store::{Store, Vitals};
 use crate::time::{Clock, Moment, Timestamp};
 
+/// The two clocks disagree by so much after a step, and not while one of them is slewed.
+const STEP: Duration = Duration::from_secs(2);
 /// The longest sleep: a wall clock that stepped is noticed by then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// How soon a lease that somebody else just took is looked at: most refreshes are over by then.
@@ -195,6 +197,8 @@ pub struct Scheduler<S, E> {
     pulse: Arc<Pulse>,
     summary: Summary,
     started: (Timestamp, Moment),
+    /// The two clocks at the last turn.
+    turned: (Timestamp, Moment),
     draining: bool,
 }
 
@@ -239,6 +243,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             pulse: Arc::new(Pulse::default()),
             summary: Summary::default(),
             started,
+            turned: started,
             draining: false,
         }
     }
@@ -460,6 +465,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     /// Moves what is due into its lane, then starts what the gate lets through.
     fn start_what_may(&mut self) {
         let (now, moment) = (self.clock.now(), self.clock.moment());
+        self.notice_step(now, moment);
         let lag = self.collect_due(now, moment);
         self.pulse.turn(moment, lag);
         if self.too_skewed() {
@@ -475,6 +481,26 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         }
     }
 
+    /// After a step of the wall clock every time in the heap is worked out anew: a wait that has nothing to do with
+    /// wall time would end an hour late after a step of an hour back.
+    fn notice_step(&mut self, now: Timestamp, moment: Moment) {
+        let expected = self.turned.0.plus(moment.since(self.turned.1));
+        self.turned = (now, moment);
+        if now.since(expected).max(expected.since(now)) < STEP {
+            return;
+        }
+        warn!(%expected, "the wall clock was stepped: working out every time anew");
+        for Reverse(entry) in std::mem::take(&mut self.heap) {
+            if self.is_valid(&entry) {
+                self.reschedule(entry.slot, Pace::Prompt);
+            }
+        }
+    }
+
+    fn is_valid(&self, entry: &Entry) -> bool {
+        self.place(entry.slot).is_some_and(|p| p.epoch == entry.epoch && p.phase == Phase::Waiting)
+    }
+
     fn too_skewed(&self) -> bool {
         Duration::from_millis(self.vitals.skew_ms().unsigned_abs()) > self.settings.max_skew
     }
@@ -484,9 +510,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let mut lag = Duration::ZERO;
         while let Some(Reverse(entry)) = self.heap.peek().copied().filter(|Reverse(entry)| entry.at <= now) {
             self.heap.pop();
-            let valid =
-                self.place(entry.slot).is_some_and(|p| p.epoch == entry.epoch && p.phase == Phase::Waiting);
-            if valid {
+            if self.is_valid(&entry) {
                 lag = lag.max(now.since(entry.at));
                 self.make_ready(entry.slot, moment);
             }
