@@ -191,13 +191,13 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         };
         let read = match self.read(held.id, begun).await {
             Ok(read) => read,
-            Err(error) => return self.give_up(&held, &error).await,
+            Err(error) => return self.give_up(&held, Some(known.clone()), &error).await,
         };
         let (backoff, now, unit) = (&self.policy.backoff, self.clock.now(), self.entropy.unit());
         let known = Known::of(read.clone());
         let attempt = match outcome::after_read(read, &held.lease, provider, backoff, begun, now, unit) {
             Go::Send(attempt) if self.clock.moment().since(begun) <= self.policy.timing.window() => *attempt,
-            Go::Send(_) => return self.give_up(&held, "the send window was missed").await,
+            Go::Send(_) => return self.give_up(&held, known, "the send window was missed").await,
             Go::Release(release) => return self.release(&held, known, release, None).await,
             Go::Drop(why) => {
                 info!(why, "the lease is no longer ours: nothing was sent");
@@ -387,8 +387,8 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         }
     }
 
-    async fn give_up(&self, held: &Held<'_>, why: &str) -> Report {
-        let report = self.release(held, None, Release::NotNeeded, None).await;
+    async fn give_up(&self, held: &Held<'_>, known: Option<Known>, why: &str) -> Report {
+        let report = self.release(held, known, Release::NotNeeded, None).await;
         Report { outcome: Outcome::StoreUnavailable(why.to_owned()), ..report }
     }
 

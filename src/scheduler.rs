@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::gate::Gate;
-use self::lane::{Lane, LaneKey, Priority};
+use self::lane::{Lane, LaneKey};
 pub use self::pulse::Pulse;
 use crate::client::{ClientId, Provider};
 use crate::entropy::Entropy;
@@ -39,12 +39,17 @@ use crate::refresh::{Known, Outcome, Refresher, Report};
 use crate::store::{Store, Vitals};
 use crate::time::{Clock, Moment, Timestamp};
 
+/// The two clocks disagree by so much after a step, and not while one of them is slewed.
+const STEP: Duration = Duration::from_secs(2);
 /// The longest sleep: a wall clock that stepped is noticed by then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// How soon a lease that somebody else just took is looked at: most refreshes are over by then.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
-/// How often it is looked at while its wait runs.
+/// How often it is looked at while its wait runs; the longer the silence, the more seldom.
 const NEXT_LOOK: Duration = Duration::from_secs(15);
+/// How long a client is left alone whose turn came to nothing: at first, and doubled so often.
+const PAUSE: Duration = Duration::from_secs(1);
+const PAUSE_DOUBLINGS: u32 = 7;
 /// How often dead and held clients are looked at: a late holder or an operator may have revived them.
 const RECHECK: Duration = Duration::from_secs(3600);
 
@@ -99,13 +104,15 @@ struct Slot {
     known: Known,
     epoch: u32,
     phase: Phase,
-    /// Where it waits while it is ready.
-    queued: Option<(LaneKey, Priority)>,
+    /// Where it waits while it is ready, and under which expiry.
+    queued: Option<(LaneKey, Timestamp)>,
     /// Which generation is in doubt, and when this task first saw it so. Kept across looks: a timer that restarted
     /// with every look would never run out.
     silent: Option<(Gen, Moment)>,
     /// Something changed while a job was running.
     stale: bool,
+    /// Turns in a row that came to nothing: it was due again as soon as they were over.
+    fruitless: u32,
 }
 
 /// How a client that is due already comes to its turn.
@@ -113,8 +120,8 @@ struct Slot {
 enum Pace {
     /// At once.
     Prompt,
-    /// Not in the same breath: nothing came of its last turn.
-    Unhurried,
+    /// Later and later: its turn is just over, and came to nothing.
+    Again,
     /// Spread over a while if its token is still good: after a start many are overdue together.
     Spread,
 }
@@ -158,6 +165,9 @@ pub struct Scheduler<S, E> {
     pulse: Arc<Pulse>,
     summary: Summary,
     started: (Timestamp, Moment),
+    /// The two clocks at the last turn.
+    turned: (Timestamp, Moment),
+    draining: bool,
 }
 
 /// What a scheduler works with.
@@ -201,6 +211,8 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             pulse: Arc::new(Pulse::default()),
             summary: Summary::default(),
             started,
+            turned: started,
+            draining: false,
         }
     }
 
@@ -237,6 +249,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     /// Stops acquiring, and lets every job end: a refresh in flight may hold the only copy of its tokens.
     async fn drain(mut self, now: &CancellationToken, patience: Duration) -> Summary {
+        self.draining = true;
         let limit = self.clock.sleep(patience);
         tokio::pin!(limit);
         while !self.jobs.is_empty() {
@@ -275,10 +288,12 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             place.stale = true;
             return;
         }
-        // Reads may arrive out of order; generations tell.
-        if known.lease.generation >= place.known.lease.generation {
-            place.known = known;
+        // Reads may arrive out of order; generations tell. What else an older one says may be news all the same.
+        if known.lease.generation < place.known.lease.generation {
+            self.leave_lane(slot);
+            return self.look(slot);
         }
+        place.known = known;
         self.reschedule(slot, Pace::Spread);
     }
 
@@ -292,6 +307,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             queued: None,
             silent: None,
             stale: false,
+            fruitless: 0,
         }));
         self.pulse.caring_for(self.index.len());
         slot
@@ -325,32 +341,35 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             _ => None,
         };
         let at = match due {
-            Due::At(at) => Some(self.pace(slot, at, now, pace)),
-            Due::InDoubt => Some(now.plus(self.next_look(slot, moment, now))),
-            Due::Recheck => Some(now.plus(RECHECK)),
-            Due::Never => None,
+            _ if !self.cares_about(due) => return,
+            Due::At(at) => self.pace(slot, at, now, pace),
+            Due::InDoubt => now.plus(self.next_look(slot, moment, now)),
+            // Many may have died together.
+            Due::Recheck => now.plus(RECHECK.mul_f64(0.75 + self.entropy.unit() / 2.0)),
+            Due::Never => return,
         };
-        if let Some(at) = at.filter(|at| self.cares_about(due, *at)) {
-            let epoch = self.slots[slot as usize].as_ref().map_or(0, |place| place.epoch);
-            self.heap.push(Reverse(Entry { at, slot, epoch }));
-        }
+        self.wake_at(slot, at.max(now));
     }
 
     /// A run that ends takes what was due when it began, and what is in doubt.
-    fn cares_about(&self, due: Due, at: Timestamp) -> bool {
+    fn cares_about(&self, due: Due) -> bool {
         match (self.settings.once, due) {
             (None, _) | (Some(_), Due::InDoubt) => true,
-            (Some(_), Due::At(_)) => at <= self.started.0,
+            (Some(_), Due::At(at)) => at <= self.started.0,
             (Some(_), _) => false,
         }
     }
 
-    fn pace(&self, slot: u32, at: Timestamp, now: Timestamp, pace: Pace) -> Timestamp {
+    fn pace(&mut self, slot: u32, at: Timestamp, now: Timestamp, pace: Pace) -> Timestamp {
         let spread = self.settings.spread;
         let good = self.place(slot).is_some_and(|place| place.known.token.expires_at > now.plus(spread));
         match pace {
+            _ if at > now => {
+                self.place_mut(slot).into_iter().for_each(|place| place.fruitless = 0);
+                at
+            }
             Pace::Prompt => at,
-            Pace::Unhurried => at.max(now.plus(Duration::from_secs(1))),
+            Pace::Again => now.plus(self.pause(slot)),
             Pace::Spread if self.settings.once.is_none() && good && (Timestamp::EPOCH < at && at < now) => {
                 now.plus(spread.mul_f64(self.entropy.unit()))
             }
@@ -358,10 +377,21 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         }
     }
 
+    /// No trouble, foreseen or not, becomes a tight loop.
+    fn pause(&mut self, slot: u32) -> Duration {
+        let unit = self.entropy.unit();
+        let Some(place) = self.place_mut(slot) else { return PAUSE };
+        let bound = PAUSE * (1 << place.fruitless.min(PAUSE_DOUBLINGS));
+        place.fruitless = place.fruitless.saturating_add(1);
+        bound.mul_f64(0.5 + unit / 2.0)
+    }
+
     fn next_look(&self, slot: u32, moment: Moment, now: Timestamp) -> Duration {
-        let wait = self.take_over_in(slot, moment, now).unwrap_or(RECHECK);
-        let fresh = self.place(slot).and_then(|place| place.silent).is_some_and(|(_, since)| since == moment);
-        wait.min(if fresh { FIRST_LOOK } else { NEXT_LOOK }).max(Duration::from_millis(200))
+        let Some(wait) = self.take_over_in(slot, moment, now) else { return RECHECK };
+        let first_seen = self.place(slot).and_then(|place| place.silent).map_or(moment, |(_, since)| since);
+        let silence = moment.since(first_seen);
+        let pause = if silence.is_zero() { FIRST_LOOK } else { NEXT_LOOK.max(silence / 4) };
+        wait.min(pause).max(Duration::from_millis(200))
     }
 
     /// How long until the lease in doubt may be taken over; `None` where it is not in doubt, or nobody knows how.
@@ -388,10 +418,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     fn leave_lane(&mut self, slot: u32) {
         let Some(place) = self.place_mut(slot) else { return };
-        let Some((key, priority)) = place.queued.take() else { return };
+        let Some((key, expires_at)) = place.queued.take() else { return };
         place.phase = Phase::Waiting;
         if let Some(lane) = self.lanes.get_mut(&key) {
-            lane.remove(priority, slot);
+            lane.remove(expires_at, slot);
         }
     }
 
@@ -403,16 +433,40 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     /// Moves what is due into its lane, then starts what the gate lets through.
     fn start_what_may(&mut self) {
         let (now, moment) = (self.clock.now(), self.clock.moment());
+        self.notice_step(now, moment);
         let lag = self.collect_due(now, moment);
         self.pulse.turn(moment, lag);
         if self.too_skewed() {
             self.dismiss_lanes("the wall clock is too far from the store's");
             return;
         }
-        let keys: Vec<_> = self.lanes.keys().cloned().collect();
-        for key in keys {
+        let waiting = self.lanes.iter();
+        let mut waiting: Vec<_> =
+            waiting.filter_map(|(key, lane)| Some((lane.urgency(now)?, key.clone()))).collect();
+        waiting.sort();
+        for (_, key) in waiting {
             self.start_lane(&key, moment, now);
         }
+    }
+
+    /// After a step of the wall clock every time in the heap is worked out anew: a wait that has nothing to do with
+    /// wall time would end an hour late after a step of an hour back.
+    fn notice_step(&mut self, now: Timestamp, moment: Moment) {
+        let expected = self.turned.0.plus(moment.since(self.turned.1));
+        self.turned = (now, moment);
+        if now.since(expected).max(expected.since(now)) < STEP {
+            return;
+        }
+        warn!(%expected, "the wall clock was stepped: working out every time anew");
+        for Reverse(entry) in std::mem::take(&mut self.heap) {
+            if self.is_valid(&entry) {
+                self.reschedule(entry.slot, Pace::Prompt);
+            }
+        }
+    }
+
+    fn is_valid(&self, entry: &Entry) -> bool {
+        self.place(entry.slot).is_some_and(|p| p.epoch == entry.epoch && p.phase == Phase::Waiting)
     }
 
     fn too_skewed(&self) -> bool {
@@ -424,20 +478,18 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let mut lag = Duration::ZERO;
         while let Some(Reverse(entry)) = self.heap.peek().copied().filter(|Reverse(entry)| entry.at <= now) {
             self.heap.pop();
-            let valid =
-                self.place(entry.slot).is_some_and(|p| p.epoch == entry.epoch && p.phase == Phase::Waiting);
-            if valid {
-                lag = lag.max(now.since(entry.at.max(self.started.0)));
-                self.make_ready(entry.slot, now, moment);
+            if self.is_valid(&entry) {
+                lag = lag.max(now.since(entry.at));
+                self.make_ready(entry.slot, moment);
             }
         }
         lag
     }
 
-    fn make_ready(&mut self, slot: u32, now: Timestamp, moment: Moment) {
+    fn make_ready(&mut self, slot: u32, moment: Moment) {
         let Some(place) = self.place(slot) else { return };
         match due(&place.known.client, &place.known.lease, &place.known.token) {
-            Due::At(_) => self.enter_lane(slot, now),
+            Due::At(_) => self.enter_lane(slot),
             Due::InDoubt if self.waited_out(moment) => {
                 self.give_up_on(slot, "in doubt: another attempt holds its lease")
             }
@@ -466,7 +518,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         }
     }
 
-    fn enter_lane(&mut self, slot: u32, now: Timestamp) {
+    fn enter_lane(&mut self, slot: u32) {
         let Some(place) = self.place(slot) else { return };
         let Some(key) = self.lane_of(&place.known) else {
             let client = place.known.client.id.clone();
@@ -475,17 +527,17 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             self.summary.unfinished.insert(client, format!("provider `{provider}` is not configured"));
             return;
         };
-        let priority = Priority::of(&place.known, now);
+        let expires_at = place.known.token.expires_at;
         if let Some(place) = self.place_mut(slot) {
             place.phase = Phase::Ready;
-            place.queued = Some((key.clone(), priority));
+            place.queued = Some((key.clone(), expires_at));
         }
-        self.lanes.entry(key).or_default().insert(priority, slot);
+        self.lanes.entry(key).or_default().insert(expires_at, slot);
     }
 
     fn start_lane(&mut self, key: &LaneKey, moment: Moment, now: Timestamp) {
-        while self.running.len() < self.settings.concurrency {
-            let Some(slot) = self.lanes.get(key).and_then(Lane::first) else { return };
+        while self.has_room() {
+            let Some(slot) = self.lanes.get(key).and_then(|lane| lane.first(now)) else { return };
             let Some(app) = self.place(slot).map(|place| place.known.client.client_id.clone()) else {
                 return;
             };
@@ -506,17 +558,28 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         }
     }
 
+    /// Looks do not count: many clients that are only watched must not hold up the others.
+    fn has_room(&self) -> bool {
+        self.gate.running() < self.settings.concurrency
+    }
+
     fn park(&mut self, slot: u32, until: Timestamp, moment: Moment) {
         self.leave_lane(slot);
         if self.waited_out(moment) {
             self.give_up_on(slot, "its application is refused by the token endpoint");
             return;
         }
-        self.look_at(slot, until);
+        self.wake_at(slot, until);
+    }
+
+    /// Wakes for a client whose turn told nothing about it.
+    fn wake_later(&mut self, slot: u32) {
+        let at = self.clock.now().plus(self.pause(slot));
+        self.wake_at(slot, at);
     }
 
     /// Wakes for a client at that time, whatever is known of it.
-    fn look_at(&mut self, slot: u32, at: Timestamp) {
+    fn wake_at(&mut self, slot: u32, at: Timestamp) {
         let Some(place) = self.place_mut(slot) else { return };
         place.epoch = place.epoch.wrapping_add(1);
         let epoch = place.epoch;
@@ -536,6 +599,9 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     /// Reads a client again.
     fn look(&mut self, slot: u32) {
+        if self.draining {
+            return;
+        }
         let Some(place) = self.slots[slot as usize].as_mut() else { return };
         place.phase = Phase::Running;
         let (store, id) = (Arc::clone(&self.store), place.known.client.id.clone());
@@ -564,7 +630,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn finish_refresh(&mut self, slot: u32, key: Option<LaneKey>, report: Report) {
-        let (now, moment, unit) = (self.clock.now(), self.clock.moment(), self.entropy.unit());
+        let (moment, unit) = (self.clock.moment(), self.entropy.unit());
         let Some(place) = self.place_mut(slot) else { return };
         place.phase = Phase::Waiting;
         let stale = std::mem::take(&mut place.stale);
@@ -576,16 +642,15 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         if self.ends_with(&report.outcome) {
             return;
         }
-        match (report.outcome, report.known) {
-            // Nothing was learnt, and the store may be in trouble.
-            (Outcome::StoreUnavailable(_), _) => self.look_at(slot, now.plus(NEXT_LOOK.mul_f64(0.2 + unit))),
-            (outcome, Some(known)) if !stale => {
-                if let Some(place) = self.place_mut(slot) {
-                    place.known = known;
-                }
-                let prompt = matches!(outcome, Outcome::Refreshed | Outcome::Conflict);
-                self.reschedule(slot, if prompt { Pace::Prompt } else { Pace::Unhurried });
-            }
+        let learnt = report.known.is_some();
+        if let (Some(place), Some(known)) = (self.place_mut(slot), report.known) {
+            place.known = known;
+        }
+        match report.outcome {
+            _ if stale => self.look(slot),
+            // The store may be in trouble.
+            Outcome::StoreUnavailable(_) => self.wake_later(slot),
+            _ if learnt => self.reschedule(slot, Pace::Again),
             _ => self.look(slot),
         }
     }
@@ -615,7 +680,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn finish_look(&mut self, slot: u32, looked: Result<Option<Box<Known>>, String>) {
-        let now = self.clock.now();
+        let moment = self.clock.moment();
         let Some(place) = self.place_mut(slot) else { return };
         place.phase = Phase::Waiting;
         let id = place.known.client.id.clone();
@@ -625,9 +690,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         match looked {
             Ok(Some(known)) => self.finish_good_look(slot, *known),
             Ok(None) => self.forget(&id),
+            Err(problem) if self.waited_out(moment) => self.give_up_on(slot, &problem),
             Err(problem) => {
                 warn!(client = %id, problem, "could not be read again: will be looked at later");
-                self.look_at(slot, now.plus(NEXT_LOOK));
+                self.wake_later(slot);
             }
         }
     }
@@ -641,14 +707,14 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let id = place.known.client.id.clone();
         if same && in_doubt && self.take_over_in(slot, moment, now) == Some(Duration::ZERO) {
             info!(client = %id, "its owner has fallen silent: taking over");
-            self.enter_lane(slot, now);
+            self.enter_lane(slot);
         } else {
-            self.reschedule(slot, Pace::Unhurried);
+            self.reschedule(slot, Pace::Again);
         }
     }
 
     fn finish_panic(&mut self, slot: u32, key: Option<LaneKey>, error: &JoinError) {
-        let (now, moment, unit) = (self.clock.now(), self.clock.moment(), self.entropy.unit());
+        let (moment, unit) = (self.clock.moment(), self.entropy.unit());
         let Some(place) = self.place_mut(slot) else { return };
         place.phase = Phase::Waiting;
         let (id, app) = (place.known.client.id.clone(), place.known.client.client_id.clone());
@@ -660,7 +726,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         if self.settings.once.is_some() {
             self.summary.unfinished.insert(id, "its refresh panicked".to_owned());
         } else {
-            self.look_at(slot, now.plus(NEXT_LOOK));
+            self.wake_later(slot);
         }
     }
 
@@ -676,9 +742,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     fn nap(&self) -> Duration {
         let (now, moment) = (self.clock.now(), self.clock.moment());
         let next = self.heap.peek().map_or(LONGEST_SLEEP, |Reverse(entry)| entry.at.since(now));
-        let gate = self
-            .gate
-            .opens_in(self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|(key, _)| key), moment);
+        let waiting = self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|(key, _)| key);
+        // Where something else stands in the way, its end wakes the loop, and the gate's times mean nothing.
+        let may_start = self.has_room() && !self.too_skewed();
+        let gate = may_start.then(|| self.gate.opens_in(waiting, moment)).flatten();
         let least = Duration::from_millis(1);
         next.min(gate.unwrap_or(LONGEST_SLEEP)).clamp(least, LONGEST_SLEEP)
     }

@@ -89,7 +89,7 @@ pub fn acquire(id: &ClientId, seen: &Lease, tok_gen: Gen, intent: &Intent) -> Op
             next = Lease { next_at: None, fails: 0, error: None, of: None, doubt: None, ..next };
         }
         (Standing::InDoubt, _) => {
-            let sends = seen.doubt_about(tok_gen).unwrap_or(0) + 1;
+            let sends = seen.doubt_about(tok_gen).unwrap_or(0).saturating_add(1);
             assignments.extend(doubt(tok_gen, sends));
             next.doubt = Some((tok_gen, sends));
         }
@@ -289,8 +289,12 @@ fn doubt_after(about: Doubt) -> Vec<Assignment> {
 
 /// The lease as it stands after such a release, for the memory of whoever released it.
 pub fn released(held: &Lease, release: &Release) -> Lease {
-    let failed =
-        |code: &str, state| Lease { state, fails: held.fails + 1, error: Some(clip(code)), ..held.clone() };
+    let failed = |code: &str, state| Lease {
+        state,
+        fails: held.fails.saturating_add(1),
+        error: Some(clip(code)),
+        ..held.clone()
+    };
     match release {
         Release::NotNeeded => Lease { state: State::Idle, ..held.clone() },
         Release::Failed { code, next_at, doubt } => Lease {

@@ -101,7 +101,8 @@ pub fn after_read(
     let token = read.token;
     let failed = |code: &str| {
         let expires_at = token.as_ref().map_or(Timestamp::EPOCH, |token| token.expires_at);
-        let next_at = backoff::next_attempt(backoff, lease.fails + 1, expires_at, None, now, unit);
+        let next_at =
+            backoff::next_attempt(backoff, lease.fails.saturating_add(1), expires_at, None, now, unit);
         Go::Release(Release::Failed { code: code.to_owned(), next_at, doubt: Doubt::Unchanged })
     };
     // Moved by hand to another provider: this one must not see its secret.
@@ -252,7 +253,7 @@ fn failed(
     attempt: &Attempt,
     judge: &Judge<'_>,
 ) -> Release {
-    let fails = attempt.lease.fails + 1;
+    let fails = attempt.lease.fails.saturating_add(1);
     let (now, unit) = (judge.now, judge.unit);
     let next_at = backoff::next_attempt(judge.backoff, fails, attempt.expires_at(), retry_after, now, unit);
     Release::Failed { code, next_at, doubt }

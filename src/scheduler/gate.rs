@@ -101,6 +101,11 @@ impl Gate {
         true
     }
 
+    /// Refreshes that were let through and have not ended.
+    pub(crate) fn running(&self) -> usize {
+        self.budgets.values().map(|budget| budget.running).sum()
+    }
+
     /// Whether the endpoint's breaker is open.
     pub(crate) fn is_open(&self, key: &LaneKey) -> bool {
         self.endpoints.get(&key.endpoint).is_some_and(Breaker::is_open)
@@ -154,7 +159,8 @@ impl Gate {
                 Some(Admission::Refused(until)) => return until,
                 _ => None,
             };
-            breaker.or(self.budgets.get(&key.provider)?.spent_until)
+            let budget = self.budgets.get(&key.provider)?;
+            breaker.or(budget.spent_until.filter(|_| budget.running < budget.concurrency))
         };
         lanes.filter_map(opens).min().map(|until| until.since(now))
     }

@@ -126,8 +126,9 @@ fn rebase(change: &mut perennial::item::Change, generation: i64) {
                 write.condition = Condition::Equals(attr::GEN, Value::N(generation));
                 list[0] = Assignment::Set(attr::GEN, Value::N(generation + 1));
             }
-            (Key::Token(_), Action::Put(item)) => {
-                *item = item.clone().with(attr::TOK_GEN, Value::N(generation + 1));
+            (Key::Token(_), Action::Update(list)) => {
+                list.retain(|assignment| !matches!(assignment, Assignment::Set(attr::TOK_GEN, _)));
+                list.push(Assignment::Set(attr::TOK_GEN, Value::N(generation + 1)));
             }
             _ => {}
         }

@@ -43,11 +43,18 @@ pub(crate) struct SimClock {
     origin: Instant,
     step_ms: AtomicI64,
     suspended_ms: AtomicU64,
+    /// Waits that were begun: how often a loop turned.
+    pub(crate) waits: AtomicU64,
 }
 
 impl SimClock {
     fn new() -> Self {
-        Self { origin: Instant::now(), step_ms: AtomicI64::new(0), suspended_ms: AtomicU64::new(0) }
+        Self {
+            origin: Instant::now(),
+            step_ms: AtomicI64::new(0),
+            suspended_ms: AtomicU64::new(0),
+            waits: AtomicU64::new(0),
+        }
     }
 
     /// Since the simulation began, suspended time included.
@@ -78,6 +85,7 @@ impl Clock for SimClock {
 
     #[expect(clippy::disallowed_methods, reason = "this is the injected clock")]
     fn sleep(&self, duration: Duration) -> Sleep {
+        self.waits.fetch_add(1, Ordering::Relaxed);
         Box::pin(tokio::time::sleep(duration))
     }
 }
