@@ -22,13 +22,14 @@ demo: ## See it work: a strict provider, an embedded store, the daemon, and faul
 	@$(CARGO) build --locked --bins --examples
 	@$(CARGO) run --locked --quiet --example demo -- $(ARGS)
 
-# The doc tests go first: a run ends with what its integration tests say. The examples are built because tests start
+# The integration tests come last, so that a run ends with what they say. The examples are built because tests start
 # them as processes. Benches are left out: they have no test harness, and would run for minutes.
 test: ## Run all tests, against the real parts (fetched once, from npm)
 	scripts/parts.sh
 	$(CARGO) build --locked --examples
 	$(CARGO) test --locked --doc
-	$(CARGO) test --locked --lib --bins --tests --examples
+	$(CARGO) test --locked --lib --bins --examples
+	$(CARGO) test --locked --test '*'
 
 check: ## Check format, lints, docs, and dependencies
 	$(CARGO) fmt --check

@@ -1,7 +1,7 @@
 //! The command line: one file a command, and the only place that chooses implementations.
 //!
 //! stdout carries results, stderr everything else. What can be refused is refused before anything is written, with
-//! its remedy. Exit codes: see [`EXIT_CODES`].
+//! its remedy. `perennial --help` says what the exit codes mean.
 
 mod add;
 mod apply;
@@ -27,6 +27,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+#[cfg(feature = "embedded")]
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
@@ -188,10 +189,10 @@ impl App {
     }
 
     #[cfg(not(feature = "embedded"))]
-    fn lock_for_daemon(&self) -> anyhow::Result<()> {
+    fn lock_for_daemon(&self) -> anyhow::Result<Option<std::convert::Infallible>> {
         match self.config().store.kind {
             StoreKind::Embedded => Err(no_embedded().into()),
-            StoreKind::Dynamodb => Ok(()),
+            StoreKind::Dynamodb => Ok(None),
         }
     }
 
