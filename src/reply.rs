@@ -7,6 +7,49 @@ use std::time::Duration;
 
 use crate::secret::Secret;
 
+/// OAuth error codes that end a grant: RFC 6749 section 5.2, OpenID Connect Core section 3.1.2.6, and what vendors
+/// send instead.
+const GRANT_IS_GONE: [&str; 8] = [
+    "invalid_grant",
+    "bad_refresh_token",
+    "BAD_REFRESH_TOKEN",
+    "invalid_refresh_token",
+    "invalid_code",
+    "interaction_required",
+    "login_required",
+    "consent_required",
+];
+/// Codes that speak of the application (its id or secret), and not of one customer's grant.
+const APPLICATION_IS_REFUSED: [&str; 3] =
+    ["invalid_client", "unauthorized_client", "incorrect_client_credentials"];
+/// Codes that speak of the request: RFC 6749 section 5.2, RFC 8707 section 2, RFC 9449 section 5, RFC 6750 section
+/// 3.1.
+const REQUEST_IS_REFUSED: [&str; 8] = [
+    "invalid_request",
+    "invalid_scope",
+    "unsupported_grant_type",
+    "invalid_target",
+    "invalid_dpop_proof",
+    "use_dpop_nonce",
+    "access_denied",
+    "insufficient_scope",
+];
+
+/// Whether the code ends the grant.
+pub fn ends_grants(code: &str) -> bool {
+    GRANT_IS_GONE.contains(&code)
+}
+
+/// Whether the code speaks of the application, so that all its clients are affected.
+pub fn refuses_application(code: &str) -> bool {
+    APPLICATION_IS_REFUSED.contains(&code)
+}
+
+/// Whether the word is an OAuth error code at all. Proxies put words of their own into JSON.
+pub fn is_verdict(code: &str) -> bool {
+    ends_grants(code) || refuses_application(code) || REQUEST_IS_REFUSED.contains(&code)
+}
+
 /// What the answer says about how long its access token lives (`expires_in`, RFC 6749 section 5.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {

@@ -69,6 +69,14 @@ impl Breaker {
         *self = Self::default();
     }
 
+    /// The endpoint asked to be left alone for so long: that binds everybody, at once.
+    pub fn shut(&mut self, policy: &BreakerPolicy, wait: Duration, now: Moment) {
+        let until = now.plus(wait.max(policy.open));
+        let until = self.open.as_ref().map_or(until, |open| open.until.max(until));
+        self.failures = self.failures.saturating_add(1);
+        self.open = Some(Open { until, length: policy.open, probing: false });
+    }
+
     /// The endpoint failed. `unit`, uniform in `[0, 1)`, spreads the probes of several tasks.
     pub fn failure(&mut self, policy: &BreakerPolicy, retry_after: Option<Duration>, now: Moment, unit: f64) {
         self.failures = self.failures.saturating_add(1);
@@ -141,6 +149,16 @@ mod tests {
         let mut breaker = Breaker { failures: 4, open: None };
         breaker.failure(&BreakerPolicy::default(), Some(Duration::from_secs(300)), START, HALF);
         assert_eq!(breaker.admit(after(299)), Admission::Refused(Some(after(300))));
+    }
+
+    #[test]
+    fn one_that_is_asked_to_wait_stays_shut_so_long_without_any_threshold() {
+        let mut breaker = Breaker::default();
+        breaker.shut(&BreakerPolicy::default(), Duration::from_secs(120), START);
+        assert_eq!(breaker.admit(after(119)), Admission::Refused(Some(after(120))));
+        breaker.shut(&BreakerPolicy::default(), Duration::from_secs(10), after(5));
+        assert_eq!(breaker.admit(after(119)), Admission::Refused(Some(after(120))), "and never less");
+        assert_eq!(breaker.admit(after(120)), Admission::Probe);
     }
 
     #[test]

@@ -61,7 +61,7 @@ pub fn may_replay(
     now: Moment,
 ) -> bool {
     let in_grace = risk.policy != InDoubt::Grace || now.since(begun) < risk.grace_window;
-    let not_spent = !risk.rotates || doubtful < MOST_SENDS;
+    let not_spent = !risk.rotates || risk.policy == InDoubt::Grace || doubtful < MOST_SENDS;
     fits_in_lease(risk, timing, begun, now) && in_grace && not_spent && sends < sends_per_attempt(risk.policy)
 }
 

@@ -13,34 +13,13 @@ use super::policy::{Backoff, Timing};
 use super::schedule::wanted_at;
 use crate::client::{Client, InDoubt, Provider};
 use crate::record::{Gen, Lease, Snapshot, State, Token};
-use crate::reply::{Reply, Tokens};
+use crate::reply::{Reply, Tokens, ends_grants, refuses_application};
 use crate::time::{Moment, Timestamp};
 
 /// The longest pause before a replay.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Failures in a row that are an alarm once the token has expired, whatever their class.
 const LONG_STREAK: u32 = 8;
-
-/// OAuth error codes that end a grant: RFC 6749 section 5.2, OpenID Connect Core section 3.1.2.6, and what vendors
-/// send instead.
-const GRANT_IS_GONE: [&str; 8] = [
-    "invalid_grant",
-    "bad_refresh_token",
-    "BAD_REFRESH_TOKEN",
-    "invalid_refresh_token",
-    "invalid_code",
-    "interaction_required",
-    "login_required",
-    "consent_required",
-];
-/// Codes that speak of the application and not of one customer's grant.
-const CLIENT_IS_REFUSED: [&str; 3] =
-    ["invalid_client", "unauthorized_client", "incorrect_client_credentials"];
-
-/// Whether the code speaks of the application (its id or secret), so that all its clients are affected.
-pub fn refuses_application(code: &str) -> bool {
-    CLIENT_IS_REFUSED.contains(&code)
-}
 
 /// What is to be done with a lease just acquired, now that the partition has been read.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,6 +51,11 @@ impl Attempt {
     /// The generation of the stored token.
     pub fn tok_gen(&self) -> Gen {
         self.token.as_ref().map_or(Gen::NONE, |token| token.generation)
+    }
+
+    /// Unanswered sends of the stored refresh token by earlier attempts; `None` where it is not in doubt.
+    pub fn begins_with(&self) -> Option<u32> {
+        self.lease.doubt_about(self.tok_gen())
     }
 
     /// The expiry of the stored access token.
@@ -209,6 +193,7 @@ pub fn after_send(reply: Reply, attempt: &Attempt, tally: &Tally, judge: &Judge<
             let sends = doubtful(attempt, tally);
             let asked_to_wait = reply.retry_after().is_some();
             if !asked_to_wait
+                && attempt.begins_with().is_none_or(|_| !attempt.risk.rotates)
                 && may_replay(&attempt.risk, judge.timing, tally.sends, sends, attempt.begun, judge.moment)
             {
                 return Verdict::Replay(PAUSE.mul_f64(judge.unit));
@@ -219,12 +204,14 @@ pub fn after_send(reply: Reply, attempt: &Attempt, tally: &Tally, judge: &Judge<
 }
 
 fn ends_grant(code: &str, attempt: &Attempt) -> bool {
-    attempt.client.grant.needs_refresh_token() && GRANT_IS_GONE.contains(&code)
+    attempt.client.grant.needs_refresh_token() && ends_grants(code)
 }
 
-/// Sends of the stored refresh token to which nothing was heard, earlier attempts included.
+/// Sends of the stored refresh token to which nothing was heard, earlier attempts included. Replays inside a grace
+/// window count as one send: that is what the window is for.
 fn doubtful(attempt: &Attempt, tally: &Tally) -> u32 {
-    attempt.lease.doubt_about(attempt.tok_gen()).unwrap_or(0).saturating_add(tally.unheard)
+    let unheard = if attempt.risk.policy == InDoubt::Grace { tally.unheard.min(1) } else { tally.unheard };
+    attempt.begins_with().unwrap_or(0).saturating_add(unheard)
 }
 
 /// The end of an attempt without an answer about the refresh token: in doubt if any of its sends may have been
@@ -239,7 +226,8 @@ fn unanswered(
     if tally.unanswered == 0 || !attempt.risk.rotates {
         return failed(code, retry_after, Doubt::Unchanged, attempt, judge);
     }
-    let (of, sends) = (attempt.tok_gen(), doubtful(attempt, tally));
+    // Never zero: only an operator's order leaves that.
+    let (of, sends) = (attempt.tok_gen(), doubtful(attempt, tally).max(1));
     if attempt.risk.policy == InDoubt::Hold || sends >= MOST_SENDS {
         return Release::Hold { code, of, sends };
     }
@@ -266,8 +254,7 @@ pub fn after_grant_recheck(code: String, read: &Snapshot, attempt: &Attempt, tal
         return Release::NotNeeded;
     }
     // Refused after a send that may have been processed: the answer that was lost had the new refresh token in it.
-    let was_in_doubt =
-        attempt.risk.rotates && (tally.unanswered > 0 || attempt.lease.doubt_about(of).is_some());
+    let was_in_doubt = attempt.risk.rotates && (tally.unanswered > 0 || attempt.begins_with().is_some());
     Release::Bury { code: if was_in_doubt { "lost_rotation".into() } else { code }, of }
 }
 
@@ -281,13 +268,22 @@ pub fn after_client_recheck(
     judge: &Judge<'_>,
 ) -> Result<Client, Release> {
     let may_send = fits_in_lease(&attempt.risk, judge.timing, attempt.begun, judge.moment);
-    let changed = |client: &&Client| {
-        client.client_secret != attempt.client.client_secret && client.client_id == attempt.client.client_id
+    // Nothing but the secret may have changed: neither who holds the lease, nor where the refresh token would go.
+    let ours = read.tok_gen() == attempt.tok_gen()
+        && read.lease.as_ref().is_some_and(|lease| lease.generation == attempt.lease.generation);
+    let anew = |client: &&Client| {
+        client.client_secret != attempt.client.client_secret && is_same_registration(client, &attempt.client)
     };
-    match read.client().filter(changed) {
-        Some(client) if may_send => Ok(client.clone()),
+    match read.client().filter(anew) {
+        Some(client) if ours && may_send => Ok(client.clone()),
         _ => Err(unanswered(code, None, attempt, tally, judge)),
     }
+}
+
+fn is_same_registration(one: &Client, other: &Client) -> bool {
+    let place =
+        |client: &Client| (client.provider.clone(), client.token_url.clone(), client.client_id.clone());
+    place(one) == place(other) && one.grant == other.grant && !one.paused
 }
 
 /// A refusal that could not be verified, since the table gave no answer: nothing is concluded from it.

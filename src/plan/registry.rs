@@ -120,7 +120,9 @@ pub fn register(
     let lease_key = Key::Lease(id.clone());
     let (generation, lease_condition) = match &read.lease {
         None => (first_generation(read), Condition::Absent),
-        Some(lease) if lease.state == State::Removed => (lease.generation.next(), stands(lease)),
+        Some(lease) if lease.state == State::Removed => {
+            (lease.generation.next().max(first_generation(read)), stands(lease))
+        }
         Some(_) => {
             let problem =
                 "its LEASE item is there without a CONFIG item; remove it by hand if nothing uses it";

@@ -93,6 +93,11 @@ impl HttpEndpoint {
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break,
+                // A status that says enough by itself.
+                Err(_) if !status.is_success() => {
+                    body.clear();
+                    break;
+                }
                 Err(error) if error.is_timeout() => return lost("timeout"),
                 Err(_) => return lost("body_cut_short"),
             }

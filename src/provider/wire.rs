@@ -9,7 +9,7 @@ use std::time::Duration;
 use http::StatusCode;
 use serde_json::Value;
 
-use crate::reply::{Lifetime, Reply, Tokens};
+use crate::reply::{Lifetime, Reply, Tokens, is_verdict};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -52,23 +52,24 @@ pub(crate) fn classify(answer: &Answer<'_>) -> Reply {
         return Reply::Granted(Box::new(tokens));
     }
     match error_code(&body) {
-        Some(code) => rejected(code, answer),
-        None => unexplained(answer),
+        // A server that failed has given no verdict, whatever its gateway says in JSON.
+        Some(code) if !status.is_server_error() => explained(code, answer),
+        _ => unexplained(answer),
     }
 }
 
-fn rejected(code: String, answer: &Answer<'_>) -> Reply {
+fn explained(code: String, answer: &Answer<'_>) -> Reply {
     let after = answer.retry_after;
-    if FAULT.contains(&code.as_str()) {
-        return Reply::Unknown { code, server_fault: true, after };
-    }
-    if answer.status.is_server_error() && LATER.contains(&code.as_str()) {
-        return unexplained(answer);
-    }
     if answer.status == StatusCode::TOO_MANY_REQUESTS || LATER.contains(&code.as_str()) {
         return Reply::Throttled { code, after };
     }
-    Reply::Rejected(code)
+    if is_verdict(&code) {
+        return Reply::Rejected(code);
+    }
+    if FAULT.contains(&code.as_str()) {
+        return Reply::Unknown { code, server_fault: true, after };
+    }
+    unexplained(answer)
 }
 
 /// An answer without tokens and without an OAuth error.
@@ -130,13 +131,11 @@ fn lifetime(value: Option<&Value>) -> Lifetime {
     }
 }
 
-/// The OAuth error code: `error` by RFC 6749, `status` of one vendor's older endpoint. Free text ("Bad Request") is
-/// none.
+/// The error code: `error` by RFC 6749, or `status` where one vendor's older endpoint puts it. Free text ("Bad
+/// Request") is none.
 fn error_code(body: &Value) -> Option<String> {
-    let names = ["error", "status"];
-    let code =
-        names.iter().find_map(|name| body.get(name).and_then(Value::as_str).filter(|text| is_code(text)))?;
-    Some(code.to_owned())
+    let text = |name: &str| body.get(name).and_then(Value::as_str).filter(|text| is_code(text));
+    text("error").or_else(|| text("status").filter(|code| is_verdict(code))).map(str::to_owned)
 }
 
 fn is_code(text: &str) -> bool {
@@ -260,6 +259,20 @@ mod tests {
         assert!(matches!(reply(503, r#"{"error":"temporarily_unavailable"}"#), Reply::Unknown { .. }));
         assert!(matches!(reply(429, ""), Reply::Throttled { .. }));
         assert!(matches!(reply(400, r#"{"error":"slow_down"}"#), Reply::Throttled { .. }));
+    }
+
+    #[test]
+    fn a_gateways_words_in_json_are_no_verdict() {
+        for (status, body) in [
+            (502, r#"{"error":"bad_gateway"}"#),
+            (503, r#"{"status":"DOWN"}"#),
+            (500, r#"{"error":"invalid_grant"}"#),
+        ] {
+            assert!(matches!(reply(status, body), Reply::Unknown { server_fault: true, .. }), "{body}");
+        }
+        assert_eq!(reply(403, r#"{"error":"forbidden"}"#), Reply::Blocked("http_403".into()));
+        let wrapped = r#"{"status":"success","data":{"access_token":"a"}}"#;
+        assert!(matches!(reply(200, wrapped), Reply::Unknown { server_fault: false, .. }));
     }
 
     #[test]

@@ -16,8 +16,7 @@ use super::lane::LaneKey;
 use crate::client::{Provider, RateLimit};
 use crate::plan::BreakerPolicy;
 use crate::plan::breaker::{Admission, Breaker};
-use crate::plan::outcome::refuses_application;
-use crate::reply::Reply;
+use crate::reply::{Reply, refuses_application};
 use crate::time::{Clock, Moment};
 
 /// The injected steady clock, for the rate limiter.
@@ -139,6 +138,10 @@ impl Gate {
             Some(Reply::Blocked(_)) => {
                 endpoint.inconclusive();
                 application.failure(&self.policy, None, now, unit);
+            }
+            Some(Reply::Throttled { after: Some(after), .. }) => {
+                application.inconclusive();
+                endpoint.shut(&self.policy, *after, now);
             }
             Some(failure @ (Reply::NotSent(_) | Reply::Throttled { .. } | Reply::Unknown { .. })) => {
                 application.inconclusive();
