@@ -329,8 +329,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     fn plan_commit(&self, held: &Held<'_>, attempt: &Attempt, tokens: Tokens, issued: Timestamp) -> Commit {
         let bounds = &self.policy.lifetimes;
         let lifetime = schedule::lifetime(tokens.lifetime, held.provider.default_lifetime, bounds);
-        // The first token, or the first after an outage: such refreshes come in waves.
-        let wide = attempt.expires_at() <= issued;
+        let wide = schedule::comes_in_a_wave(&attempt.client, attempt.token.as_ref(), issued);
         Commit {
             generation: held.lease.generation,
             expires_at: issued.plus(lifetime),
