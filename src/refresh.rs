@@ -493,7 +493,7 @@ fn announce(report: &Report, now: Timestamp) {
         Outcome::Refreshed => info!("refreshed"),
         Outcome::NotNeeded | Outcome::Conflict | Outcome::Removed => debug!("nothing to do"),
         Outcome::Dead(_) => {
-            error!(alarm = "dead_grant", code, "the grant is gone: the customer has to consent again")
+            error!(alarm = "dead_grant", code, "the grant is gone: the customer has to consent again");
         }
         Outcome::Held(_) => error!(alarm = "in_doubt", code, "held in doubt: an operator has to decide"),
         Outcome::StoreUnavailable(_) => warn!(code, "the store gave no answer: nothing was sent"),

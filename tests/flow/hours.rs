@@ -146,15 +146,13 @@ async fn clients_of_a_provider_that_is_not_configured_cost_next_to_nothing() {
 
 #[tokio::test(start_paused = true)]
 async fn numbers_that_contradict_each_other_lead_to_no_tight_loop() {
-    let ahead =
-        |world: &World, c: &_| world.edit(&Key::Token(Clone::clone(c)), attr::TOK_GEN, Value::N(1_000_000));
-    let forever =
-        |world: &World, c: &_| world.edit(&Key::Config(Clone::clone(c)), attr::RF, Value::N(i64::MAX));
-    let cases: [&dyn Fn(&World, &perennial::client::ClientId); 2] = [&ahead, &forever];
-    for spoil in cases {
+    let c = id("c");
+    let ahead = (Key::Token(c.clone()), attr::TOK_GEN, 1_000_000);
+    let forever = (Key::Config(c), attr::RF, i64::MAX);
+    for (key, name, number) in [ahead, forever] {
         let world = World::new();
-        let c = world.due("c").await;
-        spoil(&world, &c);
+        world.due("c").await;
+        world.edit(&key, name, Value::N(number));
         an_hour_of(world, Bound { sends: 45, operations: 300, turns: QUIET + 200 }).await;
     }
 }
@@ -179,7 +177,7 @@ async fn fleet_of_130(world: &World) {
     for n in 0..130_u64 {
         let life = [1, 2, 8][usize::try_from(n % 3).unwrap()] * 3600;
         let name = format!("c{n}");
-        world.endpoint.manner(|manner| drop(manner.lifetimes.insert(name.clone(), secs(life))));
+        world.endpoint.manner(|manner| manner.lifetimes.extend([(name.clone(), secs(life))]));
         // As a fleet that has been running for long.
         let age = life * n / 130 * 3 / 4;
         let spec = world.spec(&name).expires_in(secs(life - age));
