@@ -21,7 +21,7 @@ use crate::plan::lease::repair_ttl;
 use crate::record::{Partition, Snapshot};
 use crate::refresh::Known;
 use crate::scheduler::{Command, Pulse};
-use crate::store::{IndexRow, ShardQuery, Store, StoreError, View};
+use crate::store::{Applied, IndexRow, ShardQuery, Store, StoreError, View};
 use crate::time::{Clock, Timestamp};
 
 /// Clients read in one batch: three items each, and a hundred keys is DynamoDB's limit (BatchGetItem).
@@ -134,7 +134,7 @@ impl<S: Store> Fleet<S> {
                 Ok(()) => {}
                 Err(ListingError::Stopped(Stopped)) => return,
                 Err(ListingError::Store(error)) => {
-                    warn!(%error, "could not look for clients: trying again soon")
+                    warn!(%error, "could not look for clients: trying again soon");
                 }
             }
         }
@@ -238,14 +238,15 @@ impl<S: Store> Fleet<S> {
             return;
         };
         match self.store.apply(&change).await {
-            Ok(_) => error!(
+            Ok(Applied::Lost(_)) => {}
+            Ok(Applied::Committed) => error!(
                 alarm = "ttl_on_refresh_token",
                 client = %id,
                 "another tool put a ttl on an item that holds a refresh token: removed it, or DynamoDB would have \
                  deleted the customer's grant"
             ),
             Err(error) => {
-                warn!(client = %id, %error, "could not remove a ttl from an item that holds a refresh token")
+                warn!(client = %id, %error, "could not remove a ttl from an item that holds a refresh token");
             }
         }
     }

@@ -330,8 +330,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     fn plan_commit(&self, held: &Held<'_>, attempt: &Attempt, tokens: Tokens, issued: Timestamp) -> Commit {
         let bounds = &self.policy.lifetimes;
         let lifetime = schedule::lifetime(tokens.lifetime, held.provider.default_lifetime, bounds);
-        // The first token, or the first after an outage: such refreshes come in waves.
-        let wide = attempt.expires_at() <= issued;
+        let wide = schedule::comes_in_a_wave(&attempt.client, attempt.token.as_ref(), issued);
         Commit {
             generation: held.lease.generation,
             expires_at: issued.plus(lifetime),
@@ -495,7 +494,7 @@ fn announce(report: &Report, now: Timestamp) {
         Outcome::Refreshed => info!("refreshed"),
         Outcome::NotNeeded | Outcome::Conflict | Outcome::Removed => debug!("nothing to do"),
         Outcome::Dead(_) => {
-            error!(alarm = "dead_grant", code, "the grant is gone: the customer has to consent again")
+            error!(alarm = "dead_grant", code, "the grant is gone: the customer has to consent again");
         }
         Outcome::Held(_) => error!(alarm = "in_doubt", code, "held in doubt: an operator has to decide"),
         Outcome::StoreUnavailable(_) => warn!(code, "the store gave no answer: nothing was sent"),

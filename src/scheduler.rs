@@ -491,7 +491,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         match due(&place.known.client, &place.known.lease, &place.known.token) {
             Due::At(_) => self.enter_lane(slot),
             Due::InDoubt if self.waited_out(moment) => {
-                self.give_up_on(slot, "in doubt: another attempt holds its lease")
+                self.give_up_on(slot, "in doubt: another attempt holds its lease");
             }
             Due::InDoubt | Due::Recheck => self.look(slot),
             Due::Never => {}

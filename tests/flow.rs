@@ -2,6 +2,8 @@
 //!
 //! The real refresher, scheduler and fleet run over the table in memory and a scripted provider. Each test is one
 //! story, and its name says what must hold. Nothing here waits for real time, and a run is reproduced by its seed.
+#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![expect(clippy::cast_precision_loss, reason = "counts of a simulation are small")]
 
 #[path = "flow/acquire.rs"]
 mod acquire;

@@ -13,6 +13,11 @@ use crate::time::Timestamp;
 const SHORT: Duration = Duration::from_secs(22 * 60);
 /// How long before expiry a token is due that carries no time of its own: one that another tool wrote.
 const UNPLANNED: Duration = Duration::from_secs(300);
+/// How far beyond its token's expiry a plan is believed: a token that lives for seconds is refreshed less often than
+/// it expires, or nothing else would be done.
+const BEYOND: Duration = Duration::from_secs(3600);
+/// A refresh that comes so late was held up, and many others with it.
+const LATE: Duration = Duration::from_secs(120);
 
 /// What is to be done about a client, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,7 +51,13 @@ pub fn wanted_at(client: &Client, token: &Token) -> Timestamp {
     if asked_for || token.expires_at == Timestamp::EPOCH {
         return Timestamp::EPOCH;
     }
-    token.refresh_at.unwrap_or(token.expires_at.minus(UNPLANNED)).min(token.expires_at)
+    token.refresh_at.unwrap_or(token.expires_at.minus(UNPLANNED)).min(token.expires_at.plus(BEYOND))
+}
+
+/// Whether a refresh at `issued` is one of a wave: a first token, or one that comes long after its time, as after an
+/// outage.
+pub fn comes_in_a_wave(client: &Client, token: Option<&Token>, issued: Timestamp) -> bool {
+    token.is_none_or(|token| wanted_at(client, token).plus(LATE) <= issued)
 }
 
 /// A backoff binds while the lease is idle; after a success it is a thing of the past.
@@ -143,9 +154,9 @@ mod tests {
     }
 
     #[test]
-    fn a_plan_beyond_the_expiry_is_not_believed() {
+    fn a_plan_far_beyond_the_expiry_is_not_believed() {
         let absurd = Token { refresh_at: Some(Timestamp::MAX), ..token() };
-        assert_eq!(wanted_at(&client(), &absurd), absurd.expires_at);
+        assert_eq!(wanted_at(&client(), &absurd), absurd.expires_at.plus(Duration::from_secs(3600)));
     }
 
     #[test]

@@ -53,8 +53,6 @@ pub(crate) struct Call {
     pub(crate) app: String,
     /// OAuth client secret.
     pub(crate) secret: Option<String>,
-    /// Path of the token endpoint.
-    pub(crate) path: String,
 }
 
 /// Tokens that were granted.
@@ -192,7 +190,6 @@ impl Endpoint {
             who,
             app: request.client_id.clone(),
             secret: request.client_secret.as_ref().map(|secret| secret.expose().to_owned()),
-            path: request.url.path().to_owned(),
         };
         books.calls.push(call.clone());
         call
