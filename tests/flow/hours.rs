@@ -125,7 +125,7 @@ async fn items_that_turn_unreadable_are_not_hammered() {
         let (store, clock) = (world.store.clone(), std::sync::Arc::clone(&world.clock));
         world.faults(move |_| {
             if clock.elapsed() > secs(30) {
-                let item = store.get_raw(&key.pk(), key.sk()).unwrap().with(name, Value::S("x".into()));
+                let item = store.raw(&key.pk(), key.sk()).unwrap().with(name, Value::S("x".into()));
                 store.put_raw(&key.pk(), key.sk(), item);
             }
             Fault::None
@@ -249,7 +249,8 @@ async fn an_outage_of_half_an_hour_costs_only_what_could_not_be_saved() {
         let n: usize = who[1..].parse().unwrap();
         assert_ne!(n % 3, 2, "{who}: eight hours outlast an outage");
         // A token that expired when nobody could refresh it is replaced soon after.
-        assert!(*began > from && *began < to + secs(5), "{who} expired at {began:?}");
+        // An open breaker is probed every 75 s at the longest.
+        assert!(*began > from && *began < to + secs(75), "{who} expired at {began:?}");
         assert!(*began + *gap < to + secs(660), "{who} was back at {:?}", *began + *gap);
     }
     let grants = world.endpoint.grants();

@@ -162,7 +162,7 @@ async fn a_client_that_is_still_due_after_a_lost_race_is_not_forgotten() {
             && is_acquire(change)
             && !std::mem::replace(&mut raced, true)
         {
-            let item = store.get_raw(&lease.pk(), lease.sk()).unwrap().with(attr::GEN, Value::N(1));
+            let item = store.raw(&lease.pk(), lease.sk()).unwrap().with(attr::GEN, Value::N(1));
             store.put_raw(&lease.pk(), lease.sk(), item);
         }
         Fault::None
@@ -179,7 +179,7 @@ async fn an_item_that_turns_unreadable_meanwhile_does_not_hang_it() {
     let (store, lease) = (world.store.clone(), Key::Lease(c.clone()));
     world.faults(move |operation| {
         if let Operation::Apply(_) = operation {
-            let item = store.get_raw(&lease.pk(), lease.sk()).unwrap().with(attr::GEN, Value::S("x".into()));
+            let item = store.raw(&lease.pk(), lease.sk()).unwrap().with(attr::GEN, Value::S("x".into()));
             store.put_raw(&lease.pk(), lease.sk(), item);
         }
         Fault::None
