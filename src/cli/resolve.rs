@@ -8,8 +8,10 @@ use super::{App, client_id, output};
 use crate::client::ClientId;
 use crate::plan::registry::Resolution;
 
-/// Decide about a client that is held in doubt: its refresh token may have been spent by an attempt whose answer was
-/// lost. The third way out is a new token: `perennial clients import-token`.
+/// Decide about a client that is held in doubt.
+///
+/// Its refresh token may have been spent by an attempt whose answer was lost. The third way out is a new token:
+/// `perennial clients import-token`.
 #[derive(Debug, Args)]
 pub(super) struct Resolve {
     /// The client.

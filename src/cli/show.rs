@@ -34,7 +34,7 @@ impl Show {
             output::json(&facts)?;
         } else {
             for (key, value) in facts.as_object().into_iter().flatten() {
-                output::line(format_args!("{key:<16} {}", plain(value)))?;
+                output::line(format_args!("{key:<18} {}", plain(value)))?;
             }
         }
         Ok(ExitCode::SUCCESS)
@@ -53,7 +53,7 @@ fn facts(client: &Client, read: &Snapshot, now: Timestamp) -> Value {
         "provider": client.provider,
         "grant": client.grant.as_str(),
         "client_id": client.client_id,
-        "client_secret": client.client_secret.is_some(),
+        "has_client_secret": client.client_secret.is_some(),
         "scopes": client.scopes,
         "audience": client.audience,
         "resource": client.resource,
@@ -61,8 +61,8 @@ fn facts(client: &Client, read: &Snapshot, now: Timestamp) -> Value {
         "token_url": client.token_url.as_ref().map(without_query),
         "changed_at": client.joined.to_string(),
         "refresh_now": client.refresh_now.map(|generation| generation.0),
-        "access_token": token.is_some_and(|token| token.access_token.is_some()),
-        "refresh_token": token.is_some_and(|token| token.refresh_token.is_some()),
+        "has_access_token": token.is_some_and(|token| token.access_token.is_some()),
+        "has_refresh_token": token.is_some_and(|token| token.refresh_token.is_some()),
         "token_type": token.and_then(|token| token.token_type.clone()),
         "scope": token.and_then(|token| token.scope.clone()),
         "last_updated": token.and_then(|token| token.last_updated.clone()),

@@ -176,16 +176,19 @@ fn entry(n: usize, value: Value, providers: &Providers, problems: &mut Vec<Probl
     let mut fields = Fields { at, map, problems };
     let entry = fields.entry();
     fields.refuse_the_rest();
-    let entry = entry?;
-    let client = &entry.wanted.client;
-    match providers.get(&client.provider) {
+    let named = fields.map.get("provider").and_then(Value::as_str).unwrap_or_default().to_owned();
+    match providers.get(&named) {
         Some(provider) => {
-            let wrong = check(client, provider, entry.client_secret.is_some());
-            wrong.into_iter().for_each(|(key, problem)| fields.wrong(key, problem));
+            let wrong = entry
+                .iter()
+                .flat_map(|entry| check(&entry.wanted.client, provider, entry.client_secret.is_some()));
+            wrong.for_each(|(key, problem)| fields.wrong(key, problem));
         }
-        None => fields.wrong("provider", unknown_provider(&client.provider, providers)),
+        // Missing, empty, or no string: that has been said.
+        None if named.is_empty() => {}
+        None => fields.wrong("provider", unknown_provider(&named, providers)),
     }
-    (problems.len() == before).then_some(entry)
+    entry.filter(|_| problems.len() == before)
 }
 
 fn unknown_provider(name: &str, providers: &Providers) -> String {

@@ -73,8 +73,11 @@ fn of_malformed(id: &ClientId, malformed: &Malformed) -> Story {
     story.is(format!("An item of it cannot be understood: {malformed}."));
     story.then("Nothing: the daemon skips the client and never overwrites the item.");
     story.can(
-        format!("correct or delete the attribute `{}` of {} in the table", malformed.attribute, malformed.item),
-        "the client is taken up again at the daemon's next reconciliation, or after `perennial clients resume`",
+        format!(
+            "correct or delete the attribute `{}` of {} in the table",
+            malformed.attribute, malformed.item
+        ),
+        "the client is taken up again at the daemon's next reconciliation, or when it is restarted",
     );
     story
 }

@@ -228,3 +228,29 @@ pub(crate) fn without_query(url: &Url) -> String {
     }
     shown.into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::{client, provider};
+    use crate::record::Registration;
+    use crate::secret::Secret;
+
+    #[test]
+    fn what_changes_is_told_without_a_secret() {
+        let (mut was, mut is) = (client(), client());
+        was.client_secret = Some(Secret::new("canary-1"));
+        was.params.insert("assertion".into(), "canary-2".into());
+        is.client_secret = Some(Secret::new("canary-3"));
+        is.params.insert("assertion".into(), "canary-4".into());
+        is.token_url = Some(provider().token_url);
+        let read = Snapshot { registration: Registration::Live(Box::new(was)), lease: None, token: None };
+        let wanted = Wanted { client: is, paused: None };
+        let step = diff(&wanted, &read, &Imported::nothing(), &provider(), false).expect("allowed");
+        let Step::Update { fields, .. } = &step else { panic!("{step:?}") };
+        let told: Vec<_> = fields.iter().map(|field| (field.field, field.change.as_str())).collect();
+        assert_eq!(told[..2], [("client_secret", "changed"), ("params", "assertion changed")]);
+        assert_eq!(told[2].0, "token_url", "the same endpoint by name: the tokens stay");
+        assert!(!format!("{step:?}").contains("canary"));
+    }
+}
