@@ -329,10 +329,8 @@ impl World {
 }
 
 fn check_end(name: &str, end: End, lease: &Lease, token: &Token) {
-    let doubt = lease.doubt.map(|(of, sends)| {
-        assert_eq!(of, token.generation, "{name}: the doubt is about the stored token");
-        sends
-    });
+    // What a lease says of older tokens is void.
+    let doubt = lease.doubt_about(token.generation);
     let of = lease.of;
     let told = (&lease.state, doubt, of);
     match end {

@@ -135,7 +135,8 @@ fn commands_give_up_on_a_table_that_cannot_be_reached() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_daemon_keeps_trying_a_table_that_cannot_be_reached_until_it_is_stopped() {
-    let mut daemon = nowhere().daemon().await;
+    let deployment = nowhere();
+    let mut daemon = deployment.daemon().await;
     wait_until(Duration::from_secs(30), "it has tried twice", async || {
         let tries = log_lines(&daemon.errors());
         tries.iter().filter(|line| line["message"] == "the table gives no answer: trying again").count() >= 2
