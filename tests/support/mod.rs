@@ -27,7 +27,7 @@ pub(crate) use canaries::Canaries;
 pub(crate) use daemon::{Deployment, NewClient, snapshot};
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use node_reader::{ReaderToken, node_reader};
-pub(crate) use oauth::{Auth, Reply, http_client, post_form, post_json, token_request};
+pub(crate) use oauth::{Auth, Reply, fetch, http_client, post_form, post_json, token_request};
 pub(crate) use oidc::{OidcGrant, OidcServer, OidcStats};
 pub(crate) use process::Process;
 pub(crate) use proxy::Proxy;
