@@ -17,11 +17,11 @@ use tracing::{Instrument, debug, error, field, info, info_span, warn};
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::item::{Change, Item, Value, attr};
-use crate::plan::lease::{self, Commit, Intent, Release};
+use crate::plan::lease::{self, Commit, Doubt, Intent, Release};
 use crate::plan::outcome::{self, Attempt, Go, Judge, Tally, Verdict};
-use crate::plan::{Backoff, Lifetimes, Timing, schedule};
+use crate::plan::{Backoff, Lifetimes, Timing, backoff, schedule};
 use crate::provider::{TokenEndpoint, TokenRequest};
-use crate::record::{Gen, Lease, Snapshot, Token, decode_lease};
+use crate::record::{Gen, Lease, Malformed, Snapshot, Token, decode_lease};
 use crate::reply::{Reply, Tokens};
 use crate::store::{Applied, Store, StoreError};
 use crate::time::{Clock, Moment, Timestamp};
@@ -191,7 +191,8 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         };
         let read = match self.read(held.id, begun).await {
             Ok(read) => read,
-            Err(error) => return self.give_up(&held, Some(known.clone()), &error).await,
+            Err(Unread::NoAnswer(error)) => return self.give_up(&held, Some(known.clone()), &error).await,
+            Err(Unread::Malformed(malformed)) => return self.set_aside(&held, known, &malformed).await,
         };
         let (backoff, now, unit) = (&self.policy.backoff, self.clock.now(), self.entropy.unit());
         let known = Known::of(read.clone());
@@ -249,12 +250,12 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     }
 
     /// The whole partition, strongly consistent, after the acquire: secrets come from here only.
-    async fn read(&self, id: &ClientId, begun: Moment) -> Result<Snapshot, String> {
+    async fn read(&self, id: &ClientId, begun: Moment) -> Result<Snapshot, Unread> {
         loop {
             match self.store.read(id).await {
-                Ok(partition) => return partition.decode(id).map_err(|malformed| malformed.to_string()),
+                Ok(partition) => return partition.decode(id).map_err(Unread::Malformed),
                 Err(error) if error.is_transient() && self.within_window(begun) => self.pause().await,
-                Err(error) => return Err(error.to_string()),
+                Err(error) => return Err(Unread::NoAnswer(error.to_string())),
             }
         }
     }
@@ -391,6 +392,17 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         Report { outcome: Outcome::StoreUnavailable(why.to_owned()), ..report }
     }
 
+    /// An item that cannot be understood now that it has been read whole: nothing is sent on a guess, and the next
+    /// try has no hurry.
+    async fn set_aside(&self, held: &Held<'_>, known: &Known, malformed: &Malformed) -> Report {
+        error!(alarm = "malformed_item", %malformed, "nothing was sent: repair or remove the item");
+        let (fails, expires_at) = (held.lease.fails + 1, known.token.expires_at);
+        let (now, unit) = (self.clock.now(), self.entropy.unit());
+        let next_at = backoff::next_attempt(&self.policy.backoff, fails, expires_at, None, now, unit);
+        let release = Release::Failed { code: "malformed_item".into(), next_at, doubt: Doubt::Unchanged };
+        self.release(held, Some(known.clone()), release, None).await
+    }
+
     fn judge(&self) -> Judge<'_> {
         Judge {
             timing: &self.policy.timing,
@@ -408,6 +420,12 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     async fn pause(&self) {
         self.clock.sleep(Duration::from_millis(200).mul_f64(0.5 + self.entropy.unit())).await;
     }
+}
+
+/// Why there is no partition to judge.
+enum Unread {
+    NoAnswer(String),
+    Malformed(Malformed),
 }
 
 enum Sent {

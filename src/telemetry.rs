@@ -1,14 +1,19 @@
 //! Logs: for people on a terminal, JSON lines for machines, always on standard error. Panics are logged too.
+//!
+//! Invariant: no secret is logged, at any level. Our own code holds that by its types. The libraries below us print
+//! whole requests and answers at their finest level (the AWS SDK does, tokens and client secrets included), so that
+//! level is never theirs, whatever the filter says.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal};
 use std::panic::{self, PanicHookInfo};
 
-use tracing::{Level, Subscriber};
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::ParseError;
+use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::fmt::{MakeWriter, fmt};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{Log, LogFormat};
@@ -46,13 +51,20 @@ where
 {
     let filter = EnvFilter::try_new(&log.filter)?;
     let common = fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal);
+    let harmless = filter_fn(is_harmless);
     Ok(match log.format {
-        LogFormat::Auto if terminal => Box::new(common.finish()),
-        LogFormat::Pretty => Box::new(common.finish()),
+        LogFormat::Auto if terminal => Box::new(common.finish().with(harmless)),
+        LogFormat::Pretty => Box::new(common.finish().with(harmless)),
         LogFormat::Auto | LogFormat::Json => {
-            Box::new(common.json().flatten_event(true).with_span_list(false).finish())
+            let json = common.json().flatten_event(true).with_span_list(false);
+            Box::new(json.finish().with(harmless))
         }
     })
+}
+
+fn is_harmless(metadata: &Metadata<'_>) -> bool {
+    let ours = metadata.target().split("::").next() == Some("perennial");
+    ours || *metadata.level() != Level::TRACE
 }
 
 /// Sends panics to the log. Where the log takes no errors, the hook that was there before prints them.
@@ -140,6 +152,20 @@ mod tests {
     fn the_filter_holds() {
         assert_eq!(logged("warn", LogFormat::Json, false, say), "");
         assert!(logged("perennial=debug", LogFormat::Json, false, say).contains("unseen"));
+    }
+
+    #[test]
+    fn traces_of_libraries_show_whole_requests_and_are_never_logged() {
+        let events = || {
+            tracing::trace!(target: "aws_smithy_runtime::client", "request");
+            tracing::debug!(target: "aws_smithy_runtime::client", "phase");
+            tracing::trace!("ours");
+        };
+        for filter in ["trace", "aws_smithy_runtime::client=trace,perennial=trace"] {
+            let text = logged(filter, LogFormat::Json, false, events);
+            assert!(!text.contains("request"), "{text}");
+            assert!(text.contains("phase") && text.contains("ours"), "{text}");
+        }
     }
 
     /// One test, because hooks and the global subscriber belong to the whole process.

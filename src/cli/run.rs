@@ -65,11 +65,35 @@ impl Run {
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
         let store = Arc::new(app.store().await?);
-        if !reach_table(&store, config, &shutdown, app.clock().as_ref()).await? {
+        if !self.reach_table(&store, config, &shutdown, app.clock().as_ref()).await? {
             return Ok(ExitCode::SUCCESS);
         }
         let daemon = Daemon::assemble(self, config, store, shutdown, app)?;
         if self.once { self.run_once(daemon, config).await } else { daemon.run(config).await }
+    }
+
+    /// Checks the table before anything is written to it. The daemon does so for as long as it gives no answer; a run
+    /// that ends says so and ends. False: asked to stop.
+    async fn reach_table(
+        &self,
+        store: &DynamoStore,
+        config: &Config,
+        shutdown: &Shutdown,
+        clock: &dyn Clock,
+    ) -> anyhow::Result<bool> {
+        loop {
+            match table::preflight(store, config.store.shards).await {
+                Ok(_) => return Ok(true),
+                Err(TableError::Store(problem)) if problem.is_transient() && !self.once => {
+                    warn!(%problem, "the table gives no answer: trying again");
+                }
+                Err(problem) => return Err(problem).context("the table cannot be used"),
+            }
+            tokio::select! {
+                () = shutdown.drain.cancelled() => return Ok(false),
+                () = clock.sleep(START_PAUSE) => {}
+            }
+        }
     }
 
     async fn run_once(&self, daemon: Daemon, config: &Config) -> anyhow::Result<ExitCode> {
@@ -117,28 +141,6 @@ fn announce(config: &Config, once: bool) {
         warn!(
             "no provider is configured: nothing can be refreshed; add a [providers.NAME] table to config/perennial.toml"
         );
-    }
-}
-
-/// Checks the table before anything is written to it, for as long as it gives no answer. False: asked to stop.
-async fn reach_table(
-    store: &DynamoStore,
-    config: &Config,
-    shutdown: &Shutdown,
-    clock: &dyn Clock,
-) -> anyhow::Result<bool> {
-    loop {
-        match table::preflight(store, config.store.shards).await {
-            Ok(_) => return Ok(true),
-            Err(TableError::Store(problem)) if problem.is_transient() => {
-                warn!(%problem, "the table gives no answer: trying again");
-            }
-            Err(problem) => return Err(problem).context("the table cannot be used"),
-        }
-        tokio::select! {
-            () = shutdown.drain.cancelled() => return Ok(false),
-            () = clock.sleep(START_PAUSE) => {}
-        }
     }
 }
 

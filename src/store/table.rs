@@ -151,7 +151,9 @@ pub async fn check(store: &DynamoStore, spec: &TableSpec) -> Result<Vec<Finding>
     findings.extend(judge::settings(&description, spec));
     findings.push(judge::ttl(time_to_live(store).await?.as_ref()));
     findings.push(judge::backups(backups(store).await?, spec));
-    findings.push(judge::schema(stored_schema(store).await?, spec.shards));
+    if judge::can_be_read(&description) {
+        findings.push(judge::schema(stored_schema(store).await?, spec.shards));
+    }
     Ok(findings)
 }
 
@@ -162,7 +164,11 @@ pub async fn check(store: &DynamoStore, spec: &TableSpec) -> Result<Vec<Finding>
 ///
 /// Names each problem with its remedy.
 pub async fn preflight(store: &DynamoStore, shards: u32) -> Result<Schema, TableError> {
-    let mut findings = judge::structure(&describe(store).await?);
+    let description = describe(store).await?;
+    let mut findings = judge::structure(&description);
+    if !judge::can_be_read(&description) {
+        fit(store, findings.clone())?;
+    }
     let schema = stored_schema(store).await?;
     findings.push(judge::schema(schema, shards));
     fit(store, findings)?;

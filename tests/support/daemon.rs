@@ -43,9 +43,7 @@ impl Deployment {
     /// A fresh table in this DynamoDB Local, made by `perennial table create`. `settings` is the rest of the
     /// configuration: providers, and whatever is not to have its default.
     pub(crate) fn on_dynamo(local: &DynamoLocal, settings: &str) -> Self {
-        let (endpoint, name) = (local.endpoint().to_owned(), DynamoLocal::fresh_table_name());
-        let store = format!("[store]\nkind = \"dynamodb\"\ntable = \"{name}\"\nendpoint = \"{endpoint}\"\n");
-        let deployment = Self::prepare(Table::Local { endpoint, name }, &store, settings);
+        let deployment = Self::without_table(local, settings);
         deployment.ok(&["table", "create"]);
         deployment
     }
@@ -53,6 +51,13 @@ impl Deployment {
     /// A fresh embedded store.
     pub(crate) fn embedded(settings: &str) -> Self {
         Self::prepare(Table::Embedded, "", settings)
+    }
+
+    /// As [`Deployment::on_dynamo`], where nobody has made the table yet.
+    pub(crate) fn without_table(local: &DynamoLocal, settings: &str) -> Self {
+        let (endpoint, name) = (local.endpoint().to_owned(), DynamoLocal::fresh_table_name());
+        let store = format!("[store]\nkind = \"dynamodb\"\ntable = \"{name}\"\nendpoint = \"{endpoint}\"\n");
+        Self::prepare(Table::Local { endpoint, name }, &store, settings)
     }
 
     fn prepare(table: Table, store: &str, settings: &str) -> Self {
@@ -78,7 +83,7 @@ impl Deployment {
     }
 
     fn settle(&self, command: &mut Command) {
-        command.current_dir(self.path());
+        command.current_dir(self.path()).env("HOME", self.path());
         for (name, _) in
             std::env::vars().filter(|(name, _)| name.starts_with("PERENNIAL") || name.starts_with("AWS_"))
         {
@@ -88,7 +93,18 @@ impl Deployment {
 
     /// Runs a command to its end.
     pub(crate) fn run(&self, arguments: &[&str]) -> Output {
-        self.command(arguments).output().expect("the binary is built")
+        self.run_with(arguments, &[])
+    }
+
+    /// Runs a command to its end, with more environment variables.
+    pub(crate) fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+        let mut command = self.command(arguments);
+        command.envs(variables.iter().copied()).output().expect("the binary is built")
+    }
+
+    /// Replaces the configuration.
+    pub(crate) fn configure(&self, text: &str) {
+        fs::write(self.path().join("config/perennial.toml"), text).expect("the folder is writable");
     }
 
     /// Runs a command that has to succeed, and returns what it prints.
@@ -135,7 +151,16 @@ impl Deployment {
 
     /// Starts `perennial run`; its log is [`Process::errors`].
     pub(crate) async fn daemon(&self) -> Process {
-        Process::start(env!("CARGO_BIN_EXE_perennial"), ["run"], |command| self.settle(command)).await
+        self.daemon_with(&[]).await
+    }
+
+    /// Starts `perennial run` with more environment variables.
+    pub(crate) async fn daemon_with(&self, variables: &[(&str, &str)]) -> Process {
+        Process::start(env!("CARGO_BIN_EXE_perennial"), ["run"], |command| {
+            self.settle(command);
+            command.envs(variables.iter().copied());
+        })
+        .await
     }
 
     /// The table, beside whoever else uses it.

@@ -7,12 +7,14 @@
 #![allow(clippy::disallowed_methods, reason = "tests poll real processes, and look at their own environment")]
 #![allow(unused_imports, reason = "each test binary uses a part")]
 
+mod canaries;
 mod daemon;
 mod dynamo;
 mod node_reader;
 mod oauth;
 mod oidc;
 mod process;
+mod proxy;
 mod strict;
 
 use std::collections::HashSet;
@@ -21,12 +23,14 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+pub(crate) use canaries::Canaries;
 pub(crate) use daemon::{Deployment, NewClient, snapshot};
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use node_reader::{ReaderToken, node_reader};
-pub(crate) use oauth::{Auth, Reply, http_client, post_form, post_json, token_request};
+pub(crate) use oauth::{Auth, Reply, fetch, http_client, post_form, post_json, token_request};
 pub(crate) use oidc::{OidcGrant, OidcServer, OidcStats};
 pub(crate) use process::Process;
+pub(crate) use proxy::Proxy;
 pub(crate) use strict::{Grant, Standing, Stats, StrictProvider, example};
 
 /// Polls a condition until it holds.
@@ -67,6 +71,11 @@ pub(crate) fn free_port() -> u16 {
         .map(|_| rand::random_range(18_000..32_000))
         .find(|port| TcpListener::bind((Ipv4Addr::UNSPECIFIED, *port)).is_ok() && taken.insert(*port))
         .expect("one port of fourteen thousand is free")
+}
+
+/// The lines of a log in JSON; other lines are left out.
+pub(crate) fn log_lines(log: &str) -> Vec<serde_json::Value> {
+    log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
 /// Root of the checkout.

@@ -14,14 +14,14 @@ use std::time::Duration;
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-/// Starts the program, whose first line is its process id, and kills it at the end of the input. The id comes from an
+/// Starts the program, whose first line is its process id, kills it at the end of the input, and ends with its status. The id comes from an
 /// inner shell that then becomes the program: printed by the outer one it could come after the program's own words.
 const WATCHDOG: &str = r#"
     sh -c 'echo $$; exec "$@"' program "$@" </dev/null &
     exec >/dev/null
     cat
     kill -KILL $! 2>/dev/null
-    wait
+    wait $!
 "#;
 
 /// A program that runs until this is dropped.
@@ -92,6 +92,19 @@ impl Process {
                 Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => return true,
             }
         }
+    }
+
+    /// Waits for the program to end by itself, and returns its exit code: 128 and the signal's number where a signal
+    /// ended it.
+    ///
+    /// # Panics
+    /// When it has not ended within `bound`, with what it wrote to standard error.
+    pub(crate) async fn exit_code(&mut self, bound: Duration) -> i32 {
+        let ended = tokio::time::timeout(bound, async { while self.output.recv().await.is_some() {} });
+        assert!(ended.await.is_ok(), "{} has not ended in {bound:?}:\n{}", self.name, self.errors());
+        drop(self.lifeline.take());
+        let status = self.watchdog.wait().expect("the shell is a child of this process");
+        status.code().expect("the shell ends by itself")
     }
 
     /// What the program has written to standard error.

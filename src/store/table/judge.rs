@@ -16,6 +16,11 @@ pub(super) fn structure(table: &TableDescription) -> Vec<Finding> {
     vec![keys(table), index(table), replicas(table)]
 }
 
+/// Whether our items can be asked for at all: a table with other keys refuses the question.
+pub(super) fn can_be_read(table: &TableDescription) -> bool {
+    keys(table).verdict == Verdict::Ok
+}
+
 /// The points that an operator chooses: billing, encryption, protection.
 pub(super) fn settings(table: &TableDescription, spec: &TableSpec) -> Vec<Finding> {
     vec![billing(table), encryption(table, spec), protection(table, spec)]
