@@ -263,6 +263,12 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     /// Sends until there is a verdict. A replay is logged with the attempt's name before it leaves.
     async fn send(&self, held: &Held<'_>, mut attempt: Attempt) -> Sent {
         let mut tally = Tally::default();
+        if let Some(unanswered) = attempt.begins_with().filter(|_| attempt.risk.rotates) {
+            warn!(
+                unanswered,
+                "the refresh token is in doubt: sending it, as the provider's in-doubt policy orders"
+            );
+        }
         loop {
             let stored = attempt.token.as_ref().and_then(|token| token.refresh_token.clone());
             let request = TokenRequest::new(&attempt.client, held.provider, stored);
@@ -521,6 +527,11 @@ fn announce(report: &Report, now: Timestamp) {
                 report.known.as_ref().is_some_and(|k| outcome::escalates(&k.lease, k.token.expires_at, now));
             if escalates {
                 error!(alarm = "expired", code, "still failing, and the token has expired");
+            } else if code.is_some_and(outcome::needs_operator) {
+                error!(
+                    alarm = "misconfigured",
+                    code, "failed, and will go on failing until the registration changes"
+                );
             } else {
                 warn!(code, "failed: will be tried again");
             }
