@@ -153,7 +153,7 @@ mod tests {
     #[test]
     fn a_holder_replays_once_promptly_and_never_past_its_lease() {
         let may = |policy, sends, elapsed| {
-            let risk = Risk { policy: policy, grace_window: secs(600), ..risk() };
+            let risk = Risk { policy, grace_window: secs(600), ..risk() };
             may_replay(&risk, &timing(), sends, 1, SEEN, SEEN.plus(secs(elapsed)))
         };
         assert!(may(InDoubt::RetryOnce, 1, 20));
