@@ -170,8 +170,7 @@ impl Gate {
                 Some(Admission::Refused(until)) => return until,
                 _ => None,
             };
-            let budget = self.budgets.get(&key.provider)?;
-            breaker.or(budget.spent_until.filter(|_| budget.running < budget.concurrency))
+            breaker.or(self.budgets.get(&key.provider)?.spent_until)
         };
         lanes.filter_map(opens).min().map(|until| until.since(now))
     }
