@@ -41,7 +41,7 @@ impl Referee {
     fn see(&mut self, store: &MemoryStore, change: &Change) {
         for write in &change.0 {
             let (Key::Lease(id) | Key::Token(id)) = &write.key else { continue };
-            let number = |key: Key, name| match store.get_raw(&key.pk(), key.sk())?.get(name) {
+            let number = |key: Key, name| match store.raw(&key.pk(), key.sk())?.get(name) {
                 Some(Value::N(number)) => Some(*number),
                 _ => None,
             };
