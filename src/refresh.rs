@@ -329,7 +329,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let change = lease::commit(held.id, &commit);
         let outcome = self.persist(&change, commit.generation).await;
         // Past its lease somebody else may have acquired: what stands there now has to be read.
-        let punctual = self.clock.moment().since(held.begun) < self.policy.timing.lease();
+        let punctual = self.within_lease(held);
         let known = (outcome == Outcome::Refreshed && punctual).then(|| committed(held, attempt, &commit));
         Report { outcome, known, reply }
     }
@@ -376,7 +376,6 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     ) -> Report {
         let outcome = ended(&release);
         let change = lease::release(held.id, held.lease.generation, &release);
-        let begun = self.clock.moment();
         loop {
             match self.store.apply(&change).await {
                 Ok(Applied::Committed) => {
@@ -384,7 +383,8 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                     return Report { outcome, known: known.map(|known| Known { lease, ..known }), reply };
                 }
                 Ok(Applied::Lost(_)) => return Report { outcome, known: None, reply },
-                Err(error) if error.is_transient() && self.within_window(begun) => self.pause().await,
+                // While the lease lasts nobody else comes: what is known now is worth more than the wait.
+                Err(error) if error.is_transient() && self.within_lease(held) => self.pause().await,
                 Err(error) => {
                     warn!(%error, "could not give the lease back: it will be found in doubt");
                     return Report { outcome, known: None, reply };
@@ -423,6 +423,10 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         self.clock.moment().since(begun) < self.policy.timing.window()
     }
 
+    fn within_lease(&self, held: &Held<'_>) -> bool {
+        self.clock.moment().since(held.begun) < self.policy.timing.lease()
+    }
+
     async fn pause(&self) {
         self.clock.sleep(Duration::from_millis(200).mul_f64(0.5 + self.entropy.unit())).await;
     }
@@ -458,8 +462,15 @@ fn superseded(found: &[Option<Item>], generation: Gen) -> Outcome {
     });
     match stored {
         Some(stored) if stored == generation => Outcome::Refreshed,
+        Some(_) => Outcome::Conflict,
         None if found.iter().all(Option::is_none) => Outcome::Removed,
-        _ => Outcome::Conflict,
+        None => {
+            error!(
+                alarm = "second_writer",
+                "tok_gen is no number any more: the new tokens were not stored over it"
+            );
+            Outcome::Conflict
+        }
     }
 }
 
