@@ -18,7 +18,7 @@ help: ## List these targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1|\2/p' $(firstword $(MAKEFILE_LIST)) | while IFS='|' read -r name text; do \
 	    printf '  %-12s %s\n' "$$name" "$$text"; done
 
-demo: ## See it work: a strict provider, an embedded store, the daemon, and faults
+demo: ## See it work: a strict provider, an embedded store, the daemon
 	@$(CARGO) build --locked --bins --examples
 	@$(CARGO) run --locked --quiet --example demo -- $(ARGS)
 
