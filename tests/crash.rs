@@ -78,6 +78,7 @@ fn stands(snapshot: &Snapshot) -> Standing {
     standing(snapshot.lease.as_ref().expect("a lease"), snapshot.tok_gen())
 }
 
+#[expect(clippy::print_stdout, reason = "a failing run is found again by its seed")]
 fn seed() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "how a failing run is run again")]
     let given = std::env::var("PERENNIAL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -101,6 +102,7 @@ async fn kill_often(deployment: &Deployment, store: &DynamoStore, ids: &[String]
     for _ in 0..KILLS {
         let mut daemon = deployment.daemon().await;
         let moment = Duration::from_millis(rng.random_range(700..3000));
+        #[expect(clippy::disallowed_methods, reason = "any moment will do: no condition is waited for")]
         tokio::time::sleep(moment).await;
         daemon.signal("KILL");
         assert_eq!(daemon.exit_code(Duration::from_secs(10)).await, 128 + 9, "{}", daemon.errors());

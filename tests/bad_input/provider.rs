@@ -98,6 +98,7 @@ fn unreadable() -> Vec<Case> {
     let html = |code: u16| json!({ "kind": "html", "code": code });
     let huge = json!({ "kind": "huge", "bytes": 10 << 20 });
     let empty = json!({ "kind": "empty200" });
+    // Of the refusal that a replay meets, the status is enough.
     let truncated = json!({ "kind": "truncated" });
     vec![
         case("html-200", html(200), "unreadable_200", Doubt(2), (TWICE, 0)),
@@ -106,7 +107,7 @@ fn unreadable() -> Vec<Case> {
         case("html-503", html(503), "http_503", Doubt(1), (TWICE, 0)),
         case("empty-200", empty.clone(), "empty_200", Doubt(2), (TWICE, 0)),
         case("empty-200-spent", processed(once(empty)), "lost_rotation", Dead, (TWICE, 1)).spent(Dead),
-        case("truncated", truncated.clone(), "body_cut_short", Doubt(2), (TWICE, 1)).spent(Dead),
+        case("truncated", truncated.clone(), "http_400", Doubt(1), (TWICE, 1)).spent(Dead),
         case("truncated-once", once(truncated), "lost_rotation", Dead, (TWICE, 1)).spent(Dead),
         case("huge", huge.clone(), "response_too_large", Doubt(2), (TWICE, 0)),
         case("huge-spent", processed(once(huge)), "lost_rotation", Dead, (TWICE, 1)).spent(Dead),
@@ -156,7 +157,7 @@ fn silence() -> Vec<Case> {
         case("503-wait", status(503, "", after("4")), "http_503", Doubt(1), (1, 0)).waits(4),
         case("slow", slow.clone(), "timeout", Doubt(2), (TWICE, 1)).spent(Dead),
         case("slow-once", once(slow), "lost_rotation", Dead, (TWICE, 1)).spent(Dead),
-        case("slow-body", drip, "timeout", Doubt(2), (TWICE, 1)).spent(Dead),
+        case("slow-body", drip, "http_400", Doubt(1), (TWICE, 1)).spent(Dead),
         case("lost", lost.clone(), "connection_lost", Doubt(2), (TWICE, 1)).spent(Dead),
         case("lost-once", once(lost.clone()), "lost_rotation", Dead, (TWICE, 1)).spent(Dead),
         case("lost-held", once(lost), "connection_lost", Held, (1, 0)).at("careful").spent(Held),
