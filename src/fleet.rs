@@ -18,7 +18,7 @@ use tracing::{debug, error, info, warn};
 use crate::client::ClientId;
 use crate::item::Key;
 use crate::plan::lease::repair_ttl;
-use crate::record::{Partition, Snapshot};
+use crate::record::{Gen, Partition, Snapshot};
 use crate::refresh::Known;
 use crate::scheduler::{Command, Pulse};
 use crate::store::{Applied, IndexRow, ShardQuery, Store, StoreError, View};
@@ -221,6 +221,11 @@ impl<S: Store> Fleet<S> {
 
     async fn introduce(&self, id: &ClientId, snapshot: Snapshot) -> Result<bool, Stopped> {
         self.repair(id, &snapshot).await;
+        if snapshot.client().is_none() {
+            // Removed since it was indexed.
+            return Ok(false);
+        }
+        suspect_second_writer(id, &snapshot);
         let Some(known) = Known::of(snapshot) else {
             warn!(client = %id, "skipped: it has no LEASE item; register it with `perennial clients add`");
             return Ok(false);
@@ -253,6 +258,21 @@ impl<S: Store> Fleet<S> {
 
     async fn tell(&self, command: Command) -> Result<(), Stopped> {
         self.commands.send(command).await.map_err(|_| Stopped)
+    }
+}
+
+/// Registration gives every token a generation, and no generation runs ahead of its lease.
+fn suspect_second_writer(id: &ClientId, snapshot: &Snapshot) {
+    let (Some(token), Some(lease)) = (&snapshot.token, &snapshot.lease) else { return };
+    if token.generation == Gen::NONE || token.generation > lease.generation {
+        let (tok_gen, generation) = (token.generation.0, lease.generation.0);
+        error!(
+            alarm = "second_writer",
+            client = %id,
+            tok_gen,
+            generation,
+            "another tool writes this client's token item: stop it, then import the newest token"
+        );
     }
 }
 

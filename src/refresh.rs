@@ -263,6 +263,12 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     /// Sends until there is a verdict. A replay is logged with the attempt's name before it leaves.
     async fn send(&self, held: &Held<'_>, mut attempt: Attempt) -> Sent {
         let mut tally = Tally::default();
+        if let Some(unanswered) = attempt.begins_with().filter(|_| attempt.risk.rotates) {
+            warn!(
+                unanswered,
+                "the refresh token is in doubt: sending it, as the provider's in-doubt policy orders"
+            );
+        }
         loop {
             let stored = attempt.token.as_ref().and_then(|token| token.refresh_token.clone());
             let request = TokenRequest::new(&attempt.client, held.provider, stored);
@@ -323,7 +329,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let change = lease::commit(held.id, &commit);
         let outcome = self.persist(&change, commit.generation).await;
         // Past its lease somebody else may have acquired: what stands there now has to be read.
-        let punctual = self.clock.moment().since(held.begun) < self.policy.timing.lease();
+        let punctual = self.within_lease(held);
         let known = (outcome == Outcome::Refreshed && punctual).then(|| committed(held, attempt, &commit));
         Report { outcome, known, reply }
     }
@@ -370,7 +376,6 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     ) -> Report {
         let outcome = ended(&release);
         let change = lease::release(held.id, held.lease.generation, &release);
-        let begun = self.clock.moment();
         loop {
             match self.store.apply(&change).await {
                 Ok(Applied::Committed) => {
@@ -378,7 +383,8 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                     return Report { outcome, known: known.map(|known| Known { lease, ..known }), reply };
                 }
                 Ok(Applied::Lost(_)) => return Report { outcome, known: None, reply },
-                Err(error) if error.is_transient() && self.within_window(begun) => self.pause().await,
+                // While the lease lasts nobody else comes: what is known now is worth more than the wait.
+                Err(error) if error.is_transient() && self.within_lease(held) => self.pause().await,
                 Err(error) => {
                     warn!(%error, "could not give the lease back: it will be found in doubt");
                     return Report { outcome, known: None, reply };
@@ -417,6 +423,10 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         self.clock.moment().since(begun) < self.policy.timing.window()
     }
 
+    fn within_lease(&self, held: &Held<'_>) -> bool {
+        self.clock.moment().since(held.begun) < self.policy.timing.lease()
+    }
+
     async fn pause(&self) {
         self.clock.sleep(Duration::from_millis(200).mul_f64(0.5 + self.entropy.unit())).await;
     }
@@ -452,8 +462,15 @@ fn superseded(found: &[Option<Item>], generation: Gen) -> Outcome {
     });
     match stored {
         Some(stored) if stored == generation => Outcome::Refreshed,
+        Some(_) => Outcome::Conflict,
         None if found.iter().all(Option::is_none) => Outcome::Removed,
-        _ => Outcome::Conflict,
+        None => {
+            error!(
+                alarm = "second_writer",
+                "tok_gen is no number any more: the new tokens were not stored over it"
+            );
+            Outcome::Conflict
+        }
     }
 }
 
@@ -521,6 +538,11 @@ fn announce(report: &Report, now: Timestamp) {
                 report.known.as_ref().is_some_and(|k| outcome::escalates(&k.lease, k.token.expires_at, now));
             if escalates {
                 error!(alarm = "expired", code, "still failing, and the token has expired");
+            } else if code.is_some_and(outcome::needs_operator) {
+                error!(
+                    alarm = "misconfigured",
+                    code, "failed, and will go on failing until the registration changes"
+                );
             } else {
                 warn!(code, "failed: will be tried again");
             }

@@ -216,7 +216,8 @@ impl<S: Store> Registrar<'_, S> {
 
     /// Ends a hold.
     pub async fn resolve(&self, id: &ClientId, resolution: Resolution) -> Result<(), RegistrarError> {
-        self.change(id, |read| Ok((Some(registry::resolve(id, read, resolution)?), ()))).await
+        let plan = |read: &Snapshot| registry::resolve(id, read, resolution, self.clock.now());
+        self.change(id, |read| Ok((Some(plan(read)?), ()))).await
     }
 
     async fn change<T>(

@@ -11,9 +11,11 @@
 //! Invariant: at most one job runs for a client, and a job is a refresh or a look. A client whose refresh holds an
 //! answer that is not committed yet is therefore never acquired again by this process.
 
+mod finish;
 mod gate;
 mod lane;
 mod pulse;
+mod slot;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -21,21 +23,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use self::gate::Gate;
+use self::gate::{Gate, Pass};
 use self::lane::{Lane, LaneKey};
 pub use self::pulse::Pulse;
+use self::slot::{Done, Entry, Pace, Phase, Slot};
 use crate::client::{ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::plan::BreakerPolicy;
 use crate::plan::in_doubt::{Risk, Silent, take_over_in};
 use crate::plan::schedule::{Due, due};
 use crate::provider::TokenEndpoint;
-use crate::record::Gen;
-use crate::refresh::{Known, Outcome, Refresher, Report};
+use crate::refresh::{Known, Refresher};
 use crate::store::{Store, Vitals};
 use crate::time::{Clock, Moment, Timestamp};
 
@@ -99,53 +101,6 @@ pub struct Summary {
     pub abandoned: usize,
 }
 
-/// One client's place.
-struct Slot {
-    known: Known,
-    epoch: u32,
-    phase: Phase,
-    /// Where it waits while it is ready, and under which expiry.
-    queued: Option<(LaneKey, Timestamp)>,
-    /// Which generation is in doubt, and when this task first saw it so. Kept across looks: a timer that restarted
-    /// with every look would never run out.
-    silent: Option<(Gen, Moment)>,
-    /// Something changed while a job was running.
-    stale: bool,
-    /// Turns in a row that came to nothing: it was due again as soon as they were over.
-    fruitless: u32,
-}
-
-/// How a client that is due already comes to its turn.
-#[derive(Clone, Copy)]
-enum Pace {
-    /// At once.
-    Prompt,
-    /// Later and later: its turn is just over, and came to nothing.
-    Again,
-    /// Spread over a while if its token is still good: after a start many are overdue together.
-    Spread,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
-    Waiting,
-    Ready,
-    Running,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Entry {
-    at: Timestamp,
-    slot: u32,
-    epoch: u32,
-}
-
-enum Done {
-    Refreshed(Box<Report>),
-    /// Read again; `None`: no longer a live client. `Err`: the store gave no answer, or the item is malformed.
-    Looked(Result<Option<Box<Known>>, String>),
-}
-
 /// Runs refreshes when they are due.
 pub struct Scheduler<S, E> {
     refresher: Arc<Refresher<S, E>>,
@@ -161,7 +116,7 @@ pub struct Scheduler<S, E> {
     heap: BinaryHeap<Reverse<Entry>>,
     lanes: BTreeMap<LaneKey, Lane>,
     jobs: JoinSet<Done>,
-    running: HashMap<Id, (u32, Option<LaneKey>)>,
+    running: HashMap<Id, (u32, Option<Pass>)>,
     pulse: Arc<Pulse>,
     summary: Summary,
     started: (Timestamp, Moment),
@@ -336,14 +291,17 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let due = due(&place.known.client, &place.known.lease, &place.known.token);
         let generation = place.known.lease.generation;
         place.silent = match (due, place.silent) {
-            (Due::InDoubt, Some((seen, since))) if seen == generation => Some((seen, since)),
-            (Due::InDoubt, _) => Some((generation, moment)),
+            (Due::InDoubt | Due::Recheck, Some((seen, since))) if seen == generation => Some((seen, since)),
+            (Due::InDoubt | Due::Recheck, _) => Some((generation, moment)),
             _ => None,
         };
+        let first_sight = place.silent.is_some_and(|(_, since)| since == moment);
         let at = match due {
             _ if !self.cares_about(due) => return,
             Due::At(at) => self.pace(slot, at, now, pace),
             Due::InDoubt => now.plus(self.next_look(slot, moment, now)),
+            // A holder that was late may have stored its answer meanwhile.
+            Due::Recheck if first_sight => now.plus(self.refresher.timing().salvage().max(PAUSE)),
             // Many may have died together.
             Due::Recheck => now.plus(RECHECK.mul_f64(0.75 + self.entropy.unit() / 2.0)),
             Due::Never => return,
@@ -400,7 +358,9 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let (_, first_seen) = place.silent?;
         let provider = self.providers.get(&place.known.client.provider)?;
         let silent = Silent {
-            lease: Duration::from_millis(place.known.lease.lease_ms.max(0).unsigned_abs()),
+            // At least our own: what stands there may have been edited.
+            lease: Duration::from_millis(place.known.lease.lease_ms.max(0).unsigned_abs())
+                .max(self.refresher.timing().lease()),
             first_seen,
             expires_at: place.known.token.expires_at,
         };
@@ -420,8 +380,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let Some(place) = self.place_mut(slot) else { return };
         let Some((key, expires_at)) = place.queued.take() else { return };
         place.phase = Phase::Waiting;
-        if let Some(lane) = self.lanes.get_mut(&key) {
-            lane.remove(expires_at, slot);
+        let Some(lane) = self.lanes.get_mut(&key) else { return };
+        lane.remove(expires_at, slot);
+        if lane.is_empty() {
+            self.lanes.remove(&key);
         }
     }
 
@@ -546,15 +508,13 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
                 self.park(slot, now.plus(until.since(moment)), moment);
                 continue;
             }
-            if !self.gate.admit(key, &app, moment) {
-                if self.waited_out(moment) && self.gate.is_open(key) {
+            match self.gate.admit(key, &app, moment) {
+                Some(pass) => self.start(slot, pass),
+                None if self.waited_out(moment) && self.gate.is_open(key) => {
                     self.give_up_on(slot, "its token endpoint keeps failing");
-                    continue;
                 }
-                return;
+                None => return,
             }
-            self.leave_lane(slot);
-            self.start(slot, key.clone());
         }
     }
 
@@ -586,7 +546,8 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         self.heap.push(Reverse(Entry { at, slot, epoch }));
     }
 
-    fn start(&mut self, slot: u32, key: LaneKey) {
+    fn start(&mut self, slot: u32, pass: Pass) {
+        self.leave_lane(slot);
         let Some(place) = self.slots[slot as usize].as_mut() else { return };
         let Some(provider) = self.providers.get(&place.known.client.provider) else { return };
         place.phase = Phase::Running;
@@ -594,7 +555,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let provider = Arc::clone(provider);
         let job = async move { Done::Refreshed(Box::new(refresher.refresh(&known, &provider).await)) };
         let handle = self.jobs.spawn(job);
-        self.running.insert(handle.id(), (slot, Some(key)));
+        self.running.insert(handle.id(), (slot, Some(pass)));
     }
 
     /// Reads a client again.
@@ -614,120 +575,6 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         };
         let handle = self.jobs.spawn(job);
         self.running.insert(handle.id(), (slot, None));
-    }
-
-    fn finish(&mut self, done: Result<(Id, Done), JoinError>) {
-        let id = match &done {
-            Ok((id, _)) => *id,
-            Err(error) => error.id(),
-        };
-        let Some((slot, key)) = self.running.remove(&id) else { return };
-        match done {
-            Ok((_, Done::Refreshed(report))) => self.finish_refresh(slot, key, *report),
-            Ok((_, Done::Looked(looked))) => self.finish_look(slot, looked),
-            Err(error) => self.finish_panic(slot, key, &error),
-        }
-    }
-
-    fn finish_refresh(&mut self, slot: u32, key: Option<LaneKey>, report: Report) {
-        let (moment, unit) = (self.clock.moment(), self.entropy.unit());
-        let Some(place) = self.place_mut(slot) else { return };
-        place.phase = Phase::Waiting;
-        let stale = std::mem::take(&mut place.stale);
-        let (id, app) = (place.known.client.id.clone(), place.known.client.client_id.clone());
-        if let Some(key) = key {
-            self.gate.ended(&key, &app, report.reply.as_ref(), moment, unit);
-        }
-        self.count(&id, &report.outcome);
-        if self.ends_with(&report.outcome) {
-            return;
-        }
-        let learnt = report.known.is_some();
-        if let (Some(place), Some(known)) = (self.place_mut(slot), report.known) {
-            place.known = known;
-        }
-        match report.outcome {
-            _ if stale => self.look(slot),
-            // The store may be in trouble.
-            Outcome::StoreUnavailable(_) => self.wake_later(slot),
-            _ if learnt => self.reschedule(slot, Pace::Again),
-            _ => self.look(slot),
-        }
-    }
-
-    /// In a run that ends, a client that was tried is done with, whatever came of it.
-    fn ends_with(&self, outcome: &Outcome) -> bool {
-        self.settings.once.is_some() && !matches!(outcome, Outcome::Conflict)
-    }
-
-    fn count(&mut self, id: &ClientId, outcome: &Outcome) {
-        match outcome {
-            Outcome::Refreshed => self.summary.refreshed += 1,
-            Outcome::Conflict => self.summary.conflicts += 1,
-            Outcome::NotNeeded | Outcome::Removed => {}
-            Outcome::Failed(_) | Outcome::Held(_) | Outcome::Dead(_) | Outcome::StoreUnavailable(_) => {
-                self.summary.failed += 1;
-            }
-        }
-        match outcome.code() {
-            Some(code) if self.settings.once.is_some() => {
-                self.summary.unfinished.insert(id.clone(), format!("{}: {code}", outcome.name()));
-            }
-            _ => {
-                self.summary.unfinished.remove(id);
-            }
-        }
-    }
-
-    fn finish_look(&mut self, slot: u32, looked: Result<Option<Box<Known>>, String>) {
-        let moment = self.clock.moment();
-        let Some(place) = self.place_mut(slot) else { return };
-        place.phase = Phase::Waiting;
-        let id = place.known.client.id.clone();
-        if std::mem::take(&mut place.stale) {
-            return self.look(slot);
-        }
-        match looked {
-            Ok(Some(known)) => self.finish_good_look(slot, *known),
-            Ok(None) => self.forget(&id),
-            Err(problem) if self.waited_out(moment) => self.give_up_on(slot, &problem),
-            Err(problem) => {
-                warn!(client = %id, problem, "could not be read again: will be looked at later");
-                self.wake_later(slot);
-            }
-        }
-    }
-
-    fn finish_good_look(&mut self, slot: u32, known: Known) {
-        let (now, moment) = (self.clock.now(), self.clock.moment());
-        let Some(place) = self.place_mut(slot) else { return };
-        place.known = known;
-        let same = place.silent.is_some_and(|(seen, _)| seen == place.known.lease.generation);
-        let in_doubt = due(&place.known.client, &place.known.lease, &place.known.token) == Due::InDoubt;
-        let id = place.known.client.id.clone();
-        if same && in_doubt && self.take_over_in(slot, moment, now) == Some(Duration::ZERO) {
-            info!(client = %id, "its owner has fallen silent: taking over");
-            self.enter_lane(slot);
-        } else {
-            self.reschedule(slot, Pace::Again);
-        }
-    }
-
-    fn finish_panic(&mut self, slot: u32, key: Option<LaneKey>, error: &JoinError) {
-        let (moment, unit) = (self.clock.moment(), self.entropy.unit());
-        let Some(place) = self.place_mut(slot) else { return };
-        place.phase = Phase::Waiting;
-        let (id, app) = (place.known.client.id.clone(), place.known.client.client_id.clone());
-        error!(alarm = "panic", client = %id, %error, "a refresh panicked: its client will be read again");
-        if let Some(key) = key {
-            self.gate.ended(&key, &app, None, moment, unit);
-        }
-        self.summary.failed += 1;
-        if self.settings.once.is_some() {
-            self.summary.unfinished.insert(id, "its refresh panicked".to_owned());
-        } else {
-            self.wake_later(slot);
-        }
     }
 
     fn has_ended(&self, commands: &mpsc::Receiver<Command>) -> bool {

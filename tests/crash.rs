@@ -83,7 +83,10 @@ fn seed() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "how a failing run is run again")]
     let given = std::env::var("PERENNIAL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
     let seed = given.unwrap_or_else(rand::random);
-    println!("PERENNIAL_TEST_SEED={seed}");
+    #[expect(clippy::print_stdout, reason = "how a failing run is run again")]
+    {
+        println!("PERENNIAL_TEST_SEED={seed}");
+    }
     seed
 }
 
@@ -102,7 +105,7 @@ async fn kill_often(deployment: &Deployment, store: &DynamoStore, ids: &[String]
     for _ in 0..KILLS {
         let mut daemon = deployment.daemon().await;
         let moment = Duration::from_millis(rng.random_range(700..3000));
-        #[expect(clippy::disallowed_methods, reason = "any moment will do: no condition is waited for")]
+        #[expect(clippy::disallowed_methods, reason = "a kill comes when it comes")]
         tokio::time::sleep(moment).await;
         daemon.signal("KILL");
         assert_eq!(daemon.exit_code(Duration::from_secs(10)).await, 128 + 9, "{}", daemon.errors());

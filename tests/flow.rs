@@ -7,6 +7,8 @@
 
 #[path = "flow/acquire.rs"]
 mod acquire;
+#[path = "flow/chaos.rs"]
+mod chaos;
 #[path = "flow/commit.rs"]
 mod commit;
 #[path = "flow/endpoint.rs"]

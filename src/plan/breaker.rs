@@ -57,9 +57,9 @@ impl Breaker {
         }
     }
 
-    /// A probe ended without having asked anything: another may begin.
-    pub fn inconclusive(&mut self) {
-        if let Some(open) = &mut self.open {
+    /// An attempt ended without having asked anything. If it was the probe, another may begin.
+    pub fn inconclusive(&mut self, probe: bool) {
+        if let Some(open) = self.open.as_mut().filter(|_| probe) {
             open.probing = false;
         }
     }
@@ -77,11 +77,19 @@ impl Breaker {
         self.open = Some(Open { until, length: policy.open, probing: false });
     }
 
-    /// The endpoint failed. `unit`, uniform in `[0, 1)`, spreads the probes of several tasks.
-    pub fn failure(&mut self, policy: &BreakerPolicy, retry_after: Option<Duration>, now: Moment, unit: f64) {
+    /// The endpoint failed. `probe`: in the attempt that was let through as one. `unit`, uniform in `[0, 1)`, spreads
+    /// the probes of several tasks.
+    pub fn failure(
+        &mut self,
+        policy: &BreakerPolicy,
+        retry_after: Option<Duration>,
+        probe: bool,
+        now: Moment,
+        unit: f64,
+    ) {
         self.failures = self.failures.saturating_add(1);
         let length = match &self.open {
-            Some(open) if open.probing => open.length.saturating_mul(2).min(policy.open_max),
+            Some(open) if probe => open.length.saturating_mul(2).min(policy.open_max),
             // A straggler that began before it opened: nothing new is known.
             Some(_) => return,
             None if self.failures >= policy.threshold => policy.open,
@@ -106,7 +114,7 @@ mod tests {
     fn opened() -> Breaker {
         let mut breaker = Breaker::default();
         for _ in 0..5 {
-            breaker.failure(&BreakerPolicy::default(), None, START, HALF);
+            breaker.failure(&BreakerPolicy::default(), None, false, START, HALF);
         }
         breaker
     }
@@ -115,11 +123,11 @@ mod tests {
     fn it_opens_at_the_threshold_and_not_before() {
         let mut breaker = Breaker::default();
         for _ in 0..4 {
-            breaker.failure(&BreakerPolicy::default(), None, START, HALF);
+            breaker.failure(&BreakerPolicy::default(), None, false, START, HALF);
             assert_eq!(breaker.admit(START), Admission::Free);
         }
         breaker.success();
-        breaker.failure(&BreakerPolicy::default(), None, START, HALF);
+        breaker.failure(&BreakerPolicy::default(), None, false, START, HALF);
         assert!(!breaker.is_open(), "a success starts the count again");
         assert_eq!(opened().admit(START), Admission::Refused(Some(after(5))));
     }
@@ -130,7 +138,7 @@ mod tests {
         assert_eq!(breaker.admit(after(5)), Admission::Probe);
         breaker.probing();
         assert_eq!(breaker.admit(after(5)), Admission::Refused(None));
-        breaker.failure(&BreakerPolicy::default(), None, after(5), HALF);
+        breaker.failure(&BreakerPolicy::default(), None, true, after(5), HALF);
         assert_eq!(breaker.admit(after(6)), Admission::Refused(Some(after(15))));
     }
 
@@ -138,7 +146,7 @@ mod tests {
     fn a_probe_that_succeeds_closes_it_and_one_that_asked_nothing_lets_another_begin() {
         let mut breaker = opened();
         breaker.probing();
-        breaker.inconclusive();
+        breaker.inconclusive(true);
         assert_eq!(breaker.admit(after(5)), Admission::Probe);
         breaker.success();
         assert_eq!(breaker.admit(after(5)), Admission::Free);
@@ -147,7 +155,7 @@ mod tests {
     #[test]
     fn retry_after_keeps_it_open_at_least_that_long() {
         let mut breaker = Breaker { failures: 4, open: None };
-        breaker.failure(&BreakerPolicy::default(), Some(Duration::from_secs(300)), START, HALF);
+        breaker.failure(&BreakerPolicy::default(), Some(Duration::from_secs(300)), false, START, HALF);
         assert_eq!(breaker.admit(after(299)), Admission::Refused(Some(after(300))));
     }
 
@@ -164,7 +172,11 @@ mod tests {
     #[test]
     fn stragglers_do_not_prolong_it() {
         let mut breaker = opened();
-        breaker.failure(&BreakerPolicy::default(), None, after(4), HALF);
+        breaker.failure(&BreakerPolicy::default(), None, false, after(4), HALF);
         assert_eq!(breaker.admit(after(5)), Admission::Probe);
+        breaker.probing();
+        breaker.failure(&BreakerPolicy::default(), None, false, after(6), HALF);
+        breaker.inconclusive(false);
+        assert_eq!(breaker.admit(after(7)), Admission::Refused(None), "the probe is still under way");
     }
 }

@@ -13,11 +13,13 @@ use super::policy::{Backoff, Timing};
 use super::schedule::wanted_at;
 use crate::client::{Client, InDoubt, Provider};
 use crate::record::{Gen, Lease, Snapshot, State, Token};
-use crate::reply::{Reply, Tokens, ends_grants, refuses_application};
+use crate::reply::{Reply, Tokens, ends_grants, is_verdict, refuses_application};
 use crate::time::{Moment, Timestamp};
 
 /// The longest pause before a replay.
 const PAUSE: Duration = Duration::from_secs(1);
+/// What keeps an attempt from being sent that only an operator can change.
+const UNSENDABLE: [&str; 3] = ["no_token_item", "no_refresh_token", "binding_mismatch"];
 /// Failures in a row that are an alarm once the token has expired, whatever their class.
 const LONG_STREAK: u32 = 8;
 
@@ -289,6 +291,11 @@ fn is_same_registration(one: &Client, other: &Client) -> bool {
 /// A refusal that could not be verified, since the table gave no answer: nothing is concluded from it.
 pub fn unverified(attempt: &Attempt, tally: &Tally, judge: &Judge<'_>) -> Release {
     unanswered("store_unavailable".to_owned(), None, attempt, tally, judge)
+}
+
+/// Whether a failure with this code goes on until an operator changes something.
+pub fn needs_operator(code: &str) -> bool {
+    UNSENDABLE.contains(&code) || is_verdict(code)
 }
 
 /// Whether a failure is an alarm of its own, whatever its class: a long streak and no good token left.

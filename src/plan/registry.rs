@@ -333,9 +333,14 @@ pub enum Resolution {
 }
 
 /// Ends a hold.
-pub fn resolve(id: &ClientId, read: &Snapshot, resolution: Resolution) -> Result<Change, Refusal> {
+pub fn resolve(
+    id: &ClientId,
+    read: &Snapshot,
+    resolution: Resolution,
+    now: Timestamp,
+) -> Result<Change, Refusal> {
     let held = read.lease.as_ref().filter(|lease| standing(lease, read.tok_gen()) == Standing::Held);
-    let Some(lease) = held else {
+    let (Some(lease), Some(client)) = (held, read.client()) else {
         return Err(Refusal::Inconsistent(id.clone(), "it is not held in doubt: see `perennial why`".into()));
     };
     let assignments = match resolution {
@@ -349,5 +354,11 @@ pub fn resolve(id: &ClientId, read: &Snapshot, resolution: Resolution) -> Result
         ],
         Resolution::Dead => vec![Assignment::Set(attr::ST, Value::S(State::Dead.as_str().to_owned()))],
     };
-    Ok(Change::one(Key::Lease(id.clone()), stands(lease), Action::Update(assignments)))
+    // A new join stamp: the daemon looks at what is new, not at what is held.
+    let announce = Action::Update(vec![Assignment::Set(attr::JN, Value::N(stamp(client, now)))]);
+    Ok(Change::one(Key::Lease(id.clone()), stands(lease), Action::Update(assignments)).and(
+        Key::Config(id.clone()),
+        unchanged_config(client),
+        announce,
+    ))
 }

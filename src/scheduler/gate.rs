@@ -40,6 +40,15 @@ struct Budget {
     spent_until: Option<Moment>,
 }
 
+/// An attempt that was let through.
+#[derive(Clone, Debug)]
+pub(crate) struct Pass {
+    key: LaneKey,
+    app: String,
+    /// Whether it probes the endpoint's breaker, and the application's.
+    probes: (bool, bool),
+}
+
 pub(crate) struct Gate {
     policy: BreakerPolicy,
     clock: Steady,
@@ -74,30 +83,28 @@ impl Gate {
     }
 
     /// Lets one attempt through, and remembers it; [`Gate::ended`] must follow.
-    pub(crate) fn admit(&mut self, key: &LaneKey, app: &str, now: Moment) -> bool {
+    pub(crate) fn admit(&mut self, key: &LaneKey, app: &str, now: Moment) -> Option<Pass> {
         let endpoint =
             self.endpoints.get(&key.endpoint).map_or(Admission::Free, |breaker| breaker.admit(now));
         if matches!(endpoint, Admission::Refused(_)) {
-            return false;
+            return None;
         }
-        let Some(budget) = self.budgets.get_mut(&key.provider) else { return false };
+        let budget = self.budgets.get_mut(&key.provider)?;
         if budget.running >= budget.concurrency {
-            return false;
+            return None;
         }
         if let Err(not_until) = budget.limiter.check() {
             let wait = not_until.wait_time_from(GovernorClock::now(&self.clock));
             budget.spent_until = Some(now.plus(wait));
-            return false;
+            return None;
         }
         budget.spent_until = None;
         budget.running += 1;
-        if let Some(breaker) = self.endpoints.get_mut(&key.endpoint) {
-            breaker.probing();
-        }
-        if let Some(breaker) = self.applications.get_mut(&application(key, app)) {
-            breaker.probing();
-        }
-        true
+        let probes = (
+            self.endpoints.get_mut(&key.endpoint).is_some_and(probe),
+            self.applications.get_mut(&application(key, app)).is_some_and(probe),
+        );
+        Some(Pass { key: key.clone(), app: app.to_owned(), probes })
     }
 
     /// Refreshes that were let through and have not ended.
@@ -111,7 +118,8 @@ impl Gate {
     }
 
     /// An attempt that was let through has ended, with this last reply.
-    pub(crate) fn ended(&mut self, key: &LaneKey, app: &str, reply: Option<&Reply>, now: Moment, unit: f64) {
+    pub(crate) fn ended(&mut self, pass: &Pass, reply: Option<&Reply>, now: Moment, unit: f64) {
+        let Pass { key, app, probes } = pass;
         if let Some(budget) = self.budgets.get_mut(&key.provider) {
             budget.running = budget.running.saturating_sub(1);
         }
@@ -119,8 +127,8 @@ impl Gate {
         let application = self.applications.entry(application(key, app)).or_default();
         match reply {
             None => {
-                endpoint.inconclusive();
-                application.inconclusive();
+                endpoint.inconclusive(probes.0);
+                application.inconclusive(probes.1);
             }
             Some(Reply::Granted(_)) => {
                 endpoint.success();
@@ -128,7 +136,7 @@ impl Gate {
             }
             Some(Reply::Rejected(code)) if refuses_application(code) => {
                 endpoint.success();
-                application.failure(&self.policy, None, now, unit);
+                application.failure(&self.policy, None, probes.1, now, unit);
             }
             Some(Reply::Rejected(_)) => {
                 endpoint.success();
@@ -136,16 +144,16 @@ impl Gate {
             }
             // Somebody in between answers for this application; whether for all is not known.
             Some(Reply::Blocked(_)) => {
-                endpoint.inconclusive();
-                application.failure(&self.policy, None, now, unit);
+                endpoint.inconclusive(probes.0);
+                application.failure(&self.policy, None, probes.1, now, unit);
             }
             Some(Reply::Throttled { after: Some(after), .. }) => {
-                application.inconclusive();
+                application.inconclusive(probes.1);
                 endpoint.shut(&self.policy, *after, now);
             }
             Some(failure @ (Reply::NotSent(_) | Reply::Throttled { .. } | Reply::Unknown { .. })) => {
-                application.inconclusive();
-                endpoint.failure(&self.policy, failure.retry_after(), now, unit);
+                application.inconclusive(probes.1);
+                endpoint.failure(&self.policy, failure.retry_after(), probes.0, now, unit);
             }
         }
     }
@@ -162,11 +170,16 @@ impl Gate {
                 Some(Admission::Refused(until)) => return until,
                 _ => None,
             };
-            let budget = self.budgets.get(&key.provider)?;
-            breaker.or(budget.spent_until.filter(|_| budget.running < budget.concurrency))
+            breaker.or(self.budgets.get(&key.provider)?.spent_until)
         };
         lanes.filter_map(opens).min().map(|until| until.since(now))
     }
+}
+
+/// Whether whoever is let through now probes the breaker.
+fn probe(breaker: &mut Breaker) -> bool {
+    breaker.probing();
+    breaker.is_open()
 }
 
 fn application(key: &LaneKey, app: &str) -> (String, String) {

@@ -158,7 +158,7 @@ async fn news_of_a_client_whose_refresh_is_running_is_read_after_it() {
     let pause = perennial::plan::registry::pause(&client, true, world.clock.now());
     world.apply(&pause).await;
     world.sleep(secs(7200)).await;
-    assert_eq!(world.endpoint.sends(), 1, "paused since");
+    assert_eq!((world.endpoint.sends(), world.lease(&c).generation), (1, Gen(1)), "paused since");
     world.assert_whole(&c);
     daemon.stop().await;
 }

@@ -225,6 +225,8 @@ async fn a_refused_application_kills_no_grant_and_a_new_secret_is_tried_once() {
 async fn a_second_secret_that_is_refused_too_is_the_last_one_tried() {
     let world = World::new();
     let c = world.due("c").await;
+    world.edit(&Key::Lease(c.clone()), attr::DBT, Value::N(0));
+    world.edit(&Key::Lease(c.clone()), attr::DBT_SENDS, Value::N(1));
     let (store, config) = (world.store.clone(), Key::Config(c.clone()));
     world.endpoint.script(move |call| {
         let secret = Value::text(attr::CLIENT_SECRET, format!("another-{}", call.nth));
@@ -234,6 +236,7 @@ async fn a_second_secret_that_is_refused_too_is_the_last_one_tried() {
     });
     assert_eq!(world.refresh(&c).await.outcome, Outcome::Failed("invalid_client".into()));
     assert_eq!(world.endpoint.sends(), 2);
+    assert_eq!(world.lease(&c).doubt, Some((Gen(0), 1)), "nobody has looked at the refresh token");
 }
 
 #[tokio::test(start_paused = true)]
