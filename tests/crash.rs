@@ -78,7 +78,6 @@ fn stands(snapshot: &Snapshot) -> Standing {
     standing(snapshot.lease.as_ref().expect("a lease"), snapshot.tok_gen())
 }
 
-#[expect(clippy::print_stdout, reason = "a failing run is found again by its seed")]
 fn seed() -> u64 {
     #[expect(clippy::disallowed_methods, reason = "how a failing run is run again")]
     let given = std::env::var("PERENNIAL_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
