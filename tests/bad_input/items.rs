@@ -203,6 +203,16 @@ async fn a_malformed_item_is_named_and_skipped_and_never_overwritten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_another_tool_wrote_without_our_attributes_are_refreshed() {
+    let world = World::new(["foreign".to_owned()]).await;
+    let mut item = world.raw("foreign", "TOKEN#ACCESS").await.expect("it was registered");
+    item.retain(|name, _| ["PK", "SK", "refresh_token"].contains(&name.as_str()));
+    world.put(item).await;
+    world.run_once();
+    assert!(world.is_refreshed("foreign").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_that_are_no_clients_of_ours_are_named_and_left_alone() {
     let world = World::new(["healthy".to_owned()]).await;
     let config = world.raw("healthy", "CONFIG").await.expect("it was registered");

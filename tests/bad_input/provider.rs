@@ -98,6 +98,7 @@ fn unreadable() -> Vec<Case> {
     let html = |code: u16| json!({ "kind": "html", "code": code });
     let huge = json!({ "kind": "huge", "bytes": 10 << 20 });
     let empty = json!({ "kind": "empty200" });
+    // Of the refusal that a replay meets, the status is enough.
     let truncated = json!({ "kind": "truncated" });
     vec![
         case("html-200", html(200), "unreadable_200", Doubt(2), (TWICE, 0)),
