@@ -65,39 +65,13 @@ impl Run {
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
         let store = Arc::new(app.store().await?);
-        if !self.reach_table(&store, config, &shutdown, app.clock().as_ref()).await? {
-            return Ok(ExitCode::SUCCESS);
-        }
         let daemon = Daemon::assemble(self, config, store, shutdown, app)?;
         if self.once { self.run_once(daemon, config).await } else { daemon.run(config).await }
     }
 
-    /// Checks the table before anything is written to it. The daemon does so for as long as it gives no answer; a run
-    /// that ends says so and ends. False: asked to stop.
-    async fn reach_table(
-        &self,
-        store: &DynamoStore,
-        config: &Config,
-        shutdown: &Shutdown,
-        clock: &dyn Clock,
-    ) -> anyhow::Result<bool> {
-        loop {
-            match table::preflight(store, config.store.shards).await {
-                Ok(_) => return Ok(true),
-                Err(TableError::Store(problem)) if problem.is_transient() && !self.once => {
-                    warn!(%problem, "the table gives no answer: trying again");
-                }
-                Err(problem) => return Err(problem).context("the table cannot be used"),
-            }
-            tokio::select! {
-                () = shutdown.drain.cancelled() => return Ok(false),
-                () = clock.sleep(START_PAUSE) => {}
-            }
-        }
-    }
-
     async fn run_once(&self, daemon: Daemon, config: &Config) -> anyhow::Result<ExitCode> {
-        let Daemon { shutdown, scheduler, mut fleet, commands, .. } = daemon;
+        let Daemon { store, shutdown, scheduler, mut fleet, commands, .. } = daemon;
+        table::preflight(&store, config.store.shards).await.context("the table cannot be used")?;
         let (drain, now) = (shutdown.drain.clone(), shutdown.now.clone());
         let patience = config.shutdown.timeout;
         let work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, patience).await });
@@ -188,6 +162,9 @@ impl Daemon {
         let Self { store, clock, shutdown, scheduler, mut fleet, commands } = self;
         let health = Arc::new(health(config, &store, &clock, scheduler.pulse(), fleet.pulse()));
         let server = serve(config, &health).await?;
+        if !reach_table(&store, config, &shutdown, clock.as_ref()).await? {
+            return Ok(ExitCode::SUCCESS);
+        }
         let (drain, now, patience) = (shutdown.drain.clone(), shutdown.now.clone(), config.shutdown.timeout);
         let work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, patience).await });
         warm_up(&mut fleet, &clock, &shutdown).await;
@@ -254,6 +231,28 @@ fn report(summary: &Summary, vitals: &Vitals) {
         throttles = vitals.throttles(),
         "stopped"
     );
+}
+
+/// Checks the table before anything is written to it, for as long as it gives no answer. False: asked to stop.
+async fn reach_table(
+    store: &DynamoStore,
+    config: &Config,
+    shutdown: &Shutdown,
+    clock: &dyn Clock,
+) -> anyhow::Result<bool> {
+    loop {
+        match table::preflight(store, config.store.shards).await {
+            Ok(_) => return Ok(true),
+            Err(TableError::Store(problem)) if problem.is_transient() => {
+                warn!(%problem, "the table gives no answer: trying again");
+            }
+            Err(problem) => return Err(problem).context("the table cannot be used"),
+        }
+        tokio::select! {
+            () = shutdown.drain.cancelled() => return Ok(false),
+            () = clock.sleep(START_PAUSE) => {}
+        }
+    }
 }
 
 /// Lists every client once; the scheduler works on what it is told meanwhile.

@@ -60,6 +60,26 @@ async fn readiness_follows_the_table_and_liveness_does_not() {
     assert!(is_live(&deployment.store().await, &provider, "acme").await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_starts_during_an_outage_of_the_table_is_alive_and_waits() {
+    let (provider, settings) = provider(&[]).await;
+    let local = DynamoLocal::shared().await;
+    let deployment = Deployment::on_dynamo(local, &settings);
+    register(&deployment, &provider, &["acme"]).await;
+    let proxy = Proxy::before(local.endpoint()).await;
+    proxy.cut();
+    let through = [SERVED[0], SERVED[1], ("PERENNIAL__STORE__ENDPOINT", proxy.url())];
+    let mut daemon = deployment.daemon_with(&through).await;
+    let url = health_url(&daemon).await;
+    assert_eq!(ask(&url, "/healthz").await.0, 200);
+    assert_eq!(ask(&url, "/readyz").await.0, 503);
+
+    proxy.mend();
+    becomes(&url, "/readyz", 200).await;
+    daemon.signal("TERM");
+    assert_eq!(daemon.exit_code(SOON).await, 0);
+}
+
 /// As the kernel counts it.
 fn resident(daemon: &Process) -> String {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap_or_default();

@@ -78,38 +78,3 @@ async fn errors_of_the_endpoint_are_sorted_by_what_they_mean() {
     assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
     assert_eq!(store.vitals().answered_at(), None);
 }
-
-const STRANGER: &str = "PERENNIAL_TEST_STRANGER";
-
-/// In a process of its own, without anything in the environment that leads to AWS.
-#[test]
-fn a_machine_without_region_or_credentials_is_told_what_to_set() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let output = std::process::Command::new(std::env::current_exe().expect("this program"))
-        .args(["--ignored", "--exact", "store_suite::tables::stranger", "--nocapture"])
-        .env_clear()
-        .env(STRANGER, "yes")
-        .env("HOME", dir.path())
-        .env("AWS_EC2_METADATA_DISABLED", "true")
-        .output()
-        .expect("runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-#[tokio::test]
-#[ignore = "a process of its own: the test above starts it"]
-async fn stranger() {
-    #[expect(clippy::disallowed_methods, reason = "only the process that the test above made may run this")]
-    if std::env::var_os(STRANGER).is_none() {
-        return;
-    }
-    let id = perennial::client::ClientId::new("c").expect("a valid id");
-    let nowhere = Connection { table: "clients".into(), region: None, endpoint: None };
-    let error = nowhere.connect(Arc::new(SystemClock)).await.expect_err("no region").to_string();
-    assert!(error.contains("AWS_REGION"), "{error}");
-
-    let somewhere = Connection { region: Some("eu-west-1".into()), ..nowhere };
-    let store = somewhere.connect(Arc::new(SystemClock)).await.expect("a region is enough to begin");
-    let error = store.read(&id).await.expect_err("no credentials");
-    assert!(matches!(&error, StoreError::Refused(text) if text.contains("AWS_PROFILE")), "{error}");
-}
