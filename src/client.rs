@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use url::Url;
+use url::{Host, Url};
 
 use crate::secret::Secret;
 use crate::time::Timestamp;
@@ -222,6 +222,16 @@ impl Client {
     }
 }
 
+/// Whether the URL's host is this machine, by its spelling: `localhost`, 127.0.0.0/8 or `[::1]`.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Domain(name)) => name == "localhost",
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
 /// See [`Client::binding`]. 32 hexadecimal digits in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding(pub String);
@@ -250,6 +260,13 @@ mod tests {
         for bad in ["", "a b", "a#b", "é", "a/b", "a\n", &"x".repeat(129)] {
             assert!(ClientId::new(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn loopback_is_told_by_its_spelling() {
+        let loopback = |text| is_loopback(&Url::parse(text).expect("a url"));
+        assert!(loopback("http://127.9.9.9") && loopback("http://[::1]:1") && loopback("http://localhost"));
+        assert!(!loopback("http://10.0.0.1") && !loopback("http://localhost.test"));
     }
 
     #[test]

@@ -146,7 +146,7 @@ pub struct Health {
     pub enabled: bool,
     /// Where they are served.
     pub address: SocketAddr,
-    /// How late the most overdue refresh may be: 1 s to 1 h.
+    /// How late the scheduler may come to what is due: 1 s to 1 h.
     pub max_lag: Duration,
     /// How far the wall clock may be off the store's before nothing is acquired: 1 s to 1 h.
     pub max_skew: Duration,

@@ -159,6 +159,7 @@ impl<S: Store> Fleet<S> {
         let mut query = ShardQuery { shard, joined_after, after: None };
         loop {
             let page = self.store.query(&query).await?;
+            self.pulse.turn(self.clock.moment(), Duration::ZERO);
             query.after = page.rows.last().cloned();
             rows.extend(page.rows);
             if !page.more || query.after.is_none() {
@@ -175,6 +176,8 @@ impl<S: Store> Fleet<S> {
     ) -> Result<usize, ListingError> {
         let mut skipped = 0;
         for batch in rows.chunks(BATCH) {
+            // A long listing is no standstill.
+            self.pulse.turn(self.clock.moment(), Duration::ZERO);
             let mut stamps = BTreeMap::new();
             for row in batch {
                 match client_of(row) {

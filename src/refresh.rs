@@ -402,7 +402,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     /// try has no hurry.
     async fn set_aside(&self, held: &Held<'_>, known: &Known, malformed: &Malformed) -> Report {
         error!(alarm = "malformed_item", %malformed, "nothing was sent: repair or remove the item");
-        let (fails, expires_at) = (held.lease.fails + 1, known.token.expires_at);
+        let (fails, expires_at) = (held.lease.fails.saturating_add(1), known.token.expires_at);
         let (now, unit) = (self.clock.now(), self.entropy.unit());
         let next_at = backoff::next_attempt(&self.policy.backoff, fails, expires_at, None, now, unit);
         let release = Release::Failed { code: "malformed_item".into(), next_at, doubt: Doubt::Unchanged };

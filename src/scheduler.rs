@@ -43,6 +43,8 @@ use crate::time::{Clock, Moment, Timestamp};
 
 /// The two clocks disagree by so much after a step, and not while one of them is slewed.
 const STEP: Duration = Duration::from_secs(2);
+/// A wall clock that is so far off the store's is an alarm.
+const SKEW_ALARM: Duration = Duration::from_secs(5);
 /// The longest sleep: a wall clock that stepped is noticed by then.
 const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// How soon a lease that somebody else just took is looked at: most refreshes are over by then.
@@ -123,6 +125,8 @@ pub struct Scheduler<S, E> {
     /// The two clocks at the last turn.
     turned: (Timestamp, Moment),
     draining: bool,
+    /// Whether the skew was an alarm, and too much, at the last turn.
+    skewed: (bool, bool),
 }
 
 /// What a scheduler works with.
@@ -168,6 +172,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             started,
             turned: started,
             draining: false,
+            skewed: (false, false),
         }
     }
 
@@ -261,6 +266,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             phase: Phase::Waiting,
             queued: None,
             silent: None,
+            settled: None,
             stale: false,
             fruitless: 0,
         }));
@@ -291,11 +297,12 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let due = due(&place.known.client, &place.known.lease, &place.known.token);
         let generation = place.known.lease.generation;
         place.silent = match (due, place.silent) {
-            (Due::InDoubt | Due::Recheck, Some((seen, since))) if seen == generation => Some((seen, since)),
-            (Due::InDoubt | Due::Recheck, _) => Some((generation, moment)),
+            (Due::InDoubt, Some((seen, since))) if seen == generation => Some((seen, since)),
+            (Due::InDoubt, _) => Some((generation, moment)),
             _ => None,
         };
-        let first_sight = place.silent.is_some_and(|(_, since)| since == moment);
+        let settled = (due == Due::Recheck).then_some(generation);
+        let first_sight = settled != std::mem::replace(&mut place.settled, settled);
         let at = match due {
             _ if !self.cares_about(due) => return,
             Due::At(at) => self.pace(slot, at, now, pace),
@@ -398,6 +405,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         self.notice_step(now, moment);
         let lag = self.collect_due(now, moment);
         self.pulse.turn(moment, lag);
+        self.notice_skew();
         if self.too_skewed() {
             self.dismiss_lanes("the wall clock is too far from the store's");
             return;
@@ -429,6 +437,27 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     fn is_valid(&self, entry: &Entry) -> bool {
         self.place(entry.slot).is_some_and(|p| p.epoch == entry.epoch && p.phase == Phase::Waiting)
+    }
+
+    /// Says so when the wall clock has gone astray, and when that begins to cost refreshes.
+    fn notice_skew(&mut self) {
+        let skew_ms = self.vitals.skew_ms();
+        let alarming = Duration::from_millis(skew_ms.unsigned_abs()) > SKEW_ALARM;
+        let state = (alarming, self.too_skewed());
+        if state == std::mem::replace(&mut self.skewed, state) {
+            return;
+        }
+        match state {
+            (_, true) => error!(
+                alarm = "clock_skew",
+                skew_ms, "the wall clock is too far off the store's: nobody is refreshed"
+            ),
+            (true, _) => error!(
+                alarm = "clock_skew",
+                skew_ms, "the wall clock is off the store's: tokens may expire early"
+            ),
+            _ => warn!(skew_ms, "the wall clock agrees with the store's again"),
+        }
     }
 
     fn too_skewed(&self) -> bool {

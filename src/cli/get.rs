@@ -8,9 +8,10 @@ use serde_json::json;
 
 use super::{App, client_id, output};
 use crate::client::ClientId;
+use crate::item::Key;
 use crate::record::{Partition, Snapshot, Token};
 use crate::secret::Secret;
-use crate::store::Store as _;
+use crate::store::{Store as _, View};
 use crate::time::Timestamp;
 
 /// Print a client's access token, if it is still good; exit code 1 if not.
@@ -33,8 +34,11 @@ pub(super) struct Get {
 impl Get {
     pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         let store = app.store().await?;
-        // A registration that cannot be understood is no reason to keep a good token back.
-        let partition = Partition { token: store.read(&self.id).await?.token, ..Partition::default() };
+        // The token's item alone: a registration that cannot be understood is no reason to keep a good token back, and
+        // whoever may read tokens need not be able to read client secrets.
+        let found = store.load(&[Key::Token(self.id.clone())], View::Whole).await?;
+        let token = found.into_iter().next().map(|(_, item)| item);
+        let partition = Partition { token, ..Partition::default() };
         let read: Snapshot = partition.decode(&self.id)?;
         let now = app.clock().now();
         match valid(read.token.as_ref(), now, self.min_ttl) {

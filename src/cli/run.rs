@@ -75,10 +75,15 @@ impl Run {
         let (drain, now) = (shutdown.drain.clone(), shutdown.now.clone());
         let patience = config.shutdown.timeout;
         let work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, patience).await });
-        let census = fleet.reconcile().await.context("listing the clients")?;
-        // Without a sender left, the scheduler ends when nothing is due.
+        let census = fleet.reconcile().await;
+        // Without a sender left, the scheduler ends when nothing is due; without the whole list, when nothing is in
+        // flight any more: a refresh under way may hold the only copy of its tokens.
         drop(fleet);
+        if census.is_err() {
+            shutdown.drain.cancel();
+        }
         let summary = work.await.context("the scheduler")?;
+        let census = census.context("listing the clients")?;
         self.print(&summary, census.clients, census.skipped)?;
         let clean = summary.unfinished.is_empty() && summary.abandoned == 0 && !shutdown.drain.is_cancelled();
         Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -165,24 +170,37 @@ impl Daemon {
         if !reach_table(&store, config, &shutdown, clock.as_ref()).await? {
             return Ok(ExitCode::SUCCESS);
         }
+        let (calendar, chores) = calendar(config).await?;
         let (drain, now, patience) = (shutdown.drain.clone(), shutdown.now.clone(), config.shutdown.timeout);
-        let work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, patience).await });
+        let mut work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, patience).await });
         warm_up(&mut fleet, &clock, &shutdown).await;
         health.warm.store(true, Ordering::Relaxed);
         let (ask, asked) = mpsc::channel(1);
-        let discovery = tokio::spawn(fleet.watch(config.discovery.interval, asked));
-        let (calendar, chores) = calendar(config).await?;
+        let mut discovery = tokio::spawn(fleet.watch(config.discovery.interval, asked));
         let errands = tokio::spawn(run_errands(chores, ask, Arc::clone(&store), config.store.shards));
-        shutdown.drain.cancelled().await;
+        let ended = tokio::select! {
+            () = shutdown.drain.cancelled() => None,
+            done = &mut work => Some(done),
+            _ = &mut discovery => {
+                error!(alarm = "panic", "discovery has ended: stopping, so that this task is replaced");
+                None
+            }
+        };
+        let asked = shutdown.drain.is_cancelled();
+        shutdown.drain.cancel();
         health.draining.store(true, Ordering::Relaxed);
         info!("draining: nothing new is begun, what is in flight is finished and stored");
-        let summary = work.await.context("the scheduler")?;
+        let summary = match ended {
+            Some(done) => done,
+            None => work.await,
+        };
+        let summary = summary.context("the scheduler has ended by itself")?;
         discovery.abort();
         errands.abort();
         server.inspect(tokio::task::JoinHandle::abort);
         calendar.stop().await;
         report(&summary, store.vitals());
-        Ok(if summary.abandoned == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if asked && summary.abandoned == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }
 

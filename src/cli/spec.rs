@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::source::{Expiry, Source, only_one_stdin};
-use crate::client::{Client, ClientAuth, ClientId, Grant, Provider};
+use crate::client::{Client, ClientAuth, ClientId, Grant, Provider, is_loopback};
 use crate::registrar::Wanted;
 use crate::time::Timestamp;
 
@@ -245,12 +245,7 @@ pub(super) fn check(client: &Client, provider: &Provider, has_secret: bool) -> V
 }
 
 fn check_url(url: &Url, provider: &Provider) -> Option<(&'static str, String)> {
-    let loopback = match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    };
+    let loopback = is_loopback(url);
     match url.scheme() {
         _ if !url.username().is_empty() || url.password().is_some() => {
             Some(("token_url", "carries a user name or password: remove it".into()))

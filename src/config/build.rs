@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::check::is_loopback;
 use super::kind::human;
 use super::reader::Reader;
 use super::{Config, Discovery, Health, Log, Maintenance, Profile, Refresh, Shutdown, Store, StoreKind};
-use crate::client::{InDoubt, Provider, RateLimit};
+use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::secret::Secret;
 

@@ -343,7 +343,7 @@ pub(super) static KEYS: &[Key] = &[
         "health.max_lag",
         between(secs(1), HOUR),
         Is("30s"),
-        "How late the most overdue refresh may be before the process counts as unhealthy.",
+        "How late the scheduler may come to what is due before the process counts as not ready.",
     ),
     key(
         "health.max_skew",

@@ -64,17 +64,29 @@ impl Breaker {
         }
     }
 
-    /// The endpoint answered as it should.
-    pub fn success(&mut self) {
-        *self = Self::default();
+    /// The endpoint answered as it should. Only the probe closes an open breaker, and not one that was shut for longer
+    /// while the probe was under way.
+    pub fn success(&mut self, probe: bool, now: Moment) {
+        match &mut self.open {
+            Some(_) if !probe => {}
+            Some(open) if now < open.until => open.probing = false,
+            _ => *self = Self::default(),
+        }
     }
 
     /// The endpoint asked to be left alone for so long: that binds everybody, at once.
-    pub fn shut(&mut self, policy: &BreakerPolicy, wait: Duration, now: Moment) {
-        let until = now.plus(wait.max(policy.open));
-        let until = self.open.as_ref().map_or(until, |open| open.until.max(until));
+    /// `probe` and `unit` are as in [`Breaker::failure`].
+    pub fn shut(&mut self, policy: &BreakerPolicy, wait: Duration, probe: bool, now: Moment, unit: f64) {
         self.failures = self.failures.saturating_add(1);
-        self.open = Some(Open { until, length: policy.open, probing: false });
+        let length = match &self.open {
+            Some(open) if probe => open.length.saturating_mul(2).min(policy.open_max),
+            Some(open) => open.length,
+            None => policy.open,
+        };
+        let until = now.plus(wait.max(length).mul_f64(1.0 + unit / 10.0));
+        let before = self.open.as_ref().map_or(until, |open| open.until);
+        let probing = self.open.as_ref().is_some_and(|open| open.probing && !probe);
+        self.open = Some(Open { until: until.max(before), length, probing });
     }
 
     /// The endpoint failed. `probe`: in the attempt that was let through as one. `unit`, uniform in `[0, 1)`, spreads
@@ -126,7 +138,7 @@ mod tests {
             breaker.failure(&BreakerPolicy::default(), None, false, START, HALF);
             assert_eq!(breaker.admit(START), Admission::Free);
         }
-        breaker.success();
+        breaker.success(true, after(5));
         breaker.failure(&BreakerPolicy::default(), None, false, START, HALF);
         assert!(!breaker.is_open(), "a success starts the count again");
         assert_eq!(opened().admit(START), Admission::Refused(Some(after(5))));
@@ -148,7 +160,7 @@ mod tests {
         breaker.probing();
         breaker.inconclusive(true);
         assert_eq!(breaker.admit(after(5)), Admission::Probe);
-        breaker.success();
+        breaker.success(true, after(5));
         assert_eq!(breaker.admit(after(5)), Admission::Free);
     }
 
@@ -162,11 +174,23 @@ mod tests {
     #[test]
     fn one_that_is_asked_to_wait_stays_shut_so_long_without_any_threshold() {
         let mut breaker = Breaker::default();
-        breaker.shut(&BreakerPolicy::default(), Duration::from_secs(120), START);
+        breaker.shut(&BreakerPolicy::default(), Duration::from_secs(120), false, START, 0.0);
         assert_eq!(breaker.admit(after(119)), Admission::Refused(Some(after(120))));
-        breaker.shut(&BreakerPolicy::default(), Duration::from_secs(10), after(5));
+        breaker.shut(&BreakerPolicy::default(), Duration::from_secs(10), false, after(5), 0.0);
         assert_eq!(breaker.admit(after(119)), Admission::Refused(Some(after(120))), "and never less");
         assert_eq!(breaker.admit(after(120)), Admission::Probe);
+    }
+
+    #[test]
+    fn a_stragglers_success_does_not_open_what_was_asked_to_stay_shut() {
+        let mut breaker = Breaker::default();
+        breaker.shut(&BreakerPolicy::default(), Duration::from_secs(600), false, START, 0.0);
+        breaker.success(false, after(1));
+        assert_eq!(breaker.admit(after(2)), Admission::Refused(Some(after(600))));
+        breaker.probing();
+        breaker.shut(&BreakerPolicy::default(), Duration::from_secs(900), false, after(600), 0.0);
+        breaker.success(true, after(601));
+        assert_eq!(breaker.admit(after(602)), Admission::Refused(Some(after(1500))));
     }
 
     #[test]

@@ -182,11 +182,9 @@ pub fn after_send(reply: Reply, attempt: &Attempt, tally: &Tally, judge: &Judge<
         Reply::Rejected(code) if refuses_application(&code) && !tally.second_secret => {
             Verdict::RecheckClient(code)
         }
-        Reply::Rejected(code) if refuses_application(&code) => {
-            Verdict::Release(unanswered(code, None, attempt, tally, judge))
-        }
         Reply::Rejected(code) if ends_grant(&code, attempt) => Verdict::RecheckGrant(code),
-        Reply::Rejected(code) => Verdict::Release(failed(code, None, Doubt::Ended, attempt, judge)),
+        // What is said of the request or the application is not said of the refresh token: no doubt ends with it.
+        Reply::Rejected(code) => Verdict::Release(unanswered(code, None, attempt, tally, judge)),
         Reply::NotSent(_) | Reply::Throttled { .. } | Reply::Blocked(_) => {
             let code = reply.code().to_owned();
             Verdict::Release(unanswered(code, reply.retry_after(), attempt, tally, judge))

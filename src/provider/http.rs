@@ -7,7 +7,6 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,11 +17,11 @@ use oauth2::{
     AsyncHttpClient, AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, HttpRequest,
     HttpResponse, RefreshToken, RequestTokenError, Scope, TokenUrl,
 };
-use url::{Host, Url};
+use url::Url;
 
 use super::wire::{Answer, classify, retry_after};
 use super::{TokenEndpoint, TokenRequest};
-use crate::client::{ClientAuth, Grant};
+use crate::client::{ClientAuth, Grant, is_loopback};
 use crate::reply::{Reply, Tokens};
 use crate::time::Clock;
 
@@ -192,16 +191,6 @@ fn may_be_sent_to(url: &Url, allow_http: bool) -> bool {
         "https" => true,
         "http" => allow_http || is_loopback(url),
         _ => false,
-    }
-}
-
-/// Whether the URL's host is this machine, by its spelling.
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(ip)) => IpAddr::V4(ip).is_loopback(),
-        Some(Host::Ipv6(ip)) => IpAddr::V6(ip).is_loopback(),
-        None => false,
     }
 }
 

@@ -131,16 +131,16 @@ impl Gate {
                 application.inconclusive(probes.1);
             }
             Some(Reply::Granted(_)) => {
-                endpoint.success();
-                application.success();
+                endpoint.success(probes.0, now);
+                application.success(probes.1, now);
             }
             Some(Reply::Rejected(code)) if refuses_application(code) => {
-                endpoint.success();
+                endpoint.success(probes.0, now);
                 application.failure(&self.policy, None, probes.1, now, unit);
             }
             Some(Reply::Rejected(_)) => {
-                endpoint.success();
-                application.success();
+                endpoint.success(probes.0, now);
+                application.success(probes.1, now);
             }
             // Somebody in between answers for this application; whether for all is not known.
             Some(Reply::Blocked(_)) => {
@@ -149,7 +149,7 @@ impl Gate {
             }
             Some(Reply::Throttled { after: Some(after), .. }) => {
                 application.inconclusive(probes.1);
-                endpoint.shut(&self.policy, *after, now);
+                endpoint.shut(&self.policy, *after, probes.0, now, unit);
             }
             Some(failure @ (Reply::NotSent(_) | Reply::Throttled { .. } | Reply::Unknown { .. })) => {
                 application.inconclusive(probes.1);

@@ -12,7 +12,9 @@ pub(super) struct Slot {
     pub(super) phase: Phase,
     /// Where it waits while it is ready, and under which expiry.
     pub(super) queued: Option<(LaneKey, Timestamp)>,
-    /// Which generation is in doubt, held or dead, and when this task first saw it so. Kept across looks: a timer that restarted
+    /// Which generation was dead or held when this task last looked.
+    pub(super) settled: Option<Gen>,
+    /// Which generation is in doubt, and when this task first saw it so. Kept across looks: a timer that restarted
     /// with every look would never run out.
     pub(super) silent: Option<(Gen, Moment)>,
     /// Something changed while a job was running.

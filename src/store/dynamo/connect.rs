@@ -6,10 +6,11 @@ use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::meta::region::RegionProviderChain;
 use aws_config::{AppName, BehaviorVersion, ConfigLoader, Region, SdkConfig};
 use aws_sdk_dynamodb::config::{Builder, Credentials};
-use url::{Host, Url};
+use url::Url;
 
 use super::super::StoreError;
 use super::DynamoStore;
+use crate::client::is_loopback;
 use crate::time::Clock;
 
 /// Where the table is.
@@ -61,15 +62,6 @@ impl Connection {
 
 fn builder(config: &SdkConfig) -> Builder {
     Builder::from(config)
-}
-
-fn is_loopback(endpoint: &Url) -> bool {
-    match endpoint.host() {
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        Some(Host::Domain(name)) => name == "localhost",
-        None => false,
-    }
 }
 
 fn local_region() -> RegionProviderChain {
