@@ -300,3 +300,28 @@ pub fn needs_operator(code: &str) -> bool {
 pub fn escalates(lease: &Lease, expires_at: Timestamp, now: Timestamp) -> bool {
     lease.state == State::Idle && lease.fails >= LONG_STREAK && expires_at <= now
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::Gen;
+
+    #[test]
+    fn a_long_streak_without_a_good_token_is_an_alarm_whatever_its_class() {
+        let now = Timestamp::from_secs(1_000);
+        let failed = |fails| Lease { fails, ..Lease::idle(Gen(3)) };
+        assert!(escalates(&failed(LONG_STREAK), now, now));
+        assert!(!escalates(&failed(LONG_STREAK), now.plus(PAUSE), now), "there still is a good token");
+        assert!(!escalates(&failed(LONG_STREAK - 1), now, now));
+    }
+
+    #[test]
+    fn what_an_operator_has_to_change_is_told_from_what_passes() {
+        for code in ["binding_mismatch", "invalid_client", "invalid_scope"] {
+            assert!(needs_operator(code), "{code}");
+        }
+        for code in ["timeout", "http_503", "dns", "slow_down"] {
+            assert!(!needs_operator(code), "{code}");
+        }
+    }
+}

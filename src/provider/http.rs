@@ -263,7 +263,111 @@ fn unsent_or_unknown(error: &reqwest::Error) -> Reply {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+    use std::sync::mpsc;
+
     use super::*;
+    use crate::secret::Secret;
+    use crate::time::SystemClock;
+
+    /// Answers every request with these bytes, and hands out what it was asked.
+    fn server(answer: &'static str) -> (Url, mpsc::Receiver<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/token", listener.local_addr().expect("bound"));
+        let (sender, requests) = mpsc::channel();
+        std::thread::spawn(move || {
+            for stream in listener.incoming() {
+                let mut stream = stream.expect("a connection");
+                let mut request = Vec::new();
+                let mut buffer = [0; 4096];
+                while !is_whole(&request) {
+                    let read = stream.read(&mut buffer).expect("readable");
+                    request.extend_from_slice(&buffer[..read]);
+                }
+                sender.send(String::from_utf8_lossy(&request).into_owned()).expect("the test waits");
+                stream.write_all(answer.as_bytes()).expect("writable");
+            }
+        });
+        (Url::parse(&url).expect("a url"), requests)
+    }
+
+    fn is_whole(request: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(request).to_lowercase();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        length.is_some_and(|length| body.len() >= length.parse().unwrap_or(0))
+    }
+
+    fn request(url: Url, auth: ClientAuth) -> TokenRequest {
+        TokenRequest {
+            provider: "acme".into(),
+            url,
+            grant: Grant::RefreshToken,
+            auth,
+            client_id: "app:1".into(),
+            client_secret: Some(Secret::new("a/b+c")),
+            refresh_token: Some(Secret::new("r1")),
+            scopes: vec!["read".into(), "write".into()],
+            audience: Some("api".into()),
+            resource: vec!["https://a.test".into(), "https://b.test".into()],
+            params: BTreeMap::from([("tenant".into(), "t 1".into())]),
+            headers: BTreeMap::from([("x-api-key".into(), Secret::new("k"))]),
+            timeout: Duration::from_secs(10),
+            max_response: 262_144,
+            unavailable_is_unprocessed: false,
+            allow_http: false,
+            rotates: true,
+        }
+    }
+
+    async fn send(request: &TokenRequest) -> Reply {
+        let settings = HttpSettings { connect_timeout: Duration::from_secs(5) };
+        HttpEndpoint::new(settings, Arc::new(SystemClock)).expect("TLS").send(request).await
+    }
+
+    #[tokio::test]
+    async fn a_request_says_everything_that_was_configured_and_who_sends_it() {
+        let (url, requests) = server("HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"access_token\":\"a\"}");
+        assert!(matches!(send(&request(url, ClientAuth::ClientSecretBasic)).await, Reply::Granted(_)));
+        let asked = requests.try_recv().expect("one request");
+        let (head, body) = asked.split_once("\r\n\r\n").expect("head and body");
+        // RFC 6749 section 2.3.1: form-encoded first, so app%3A1:a%2Fb%2Bc.
+        assert!(head.contains("authorization: Basic YXBwJTNBMTphJTJGYiUyQmM="), "{head}");
+        assert!(head.contains("user-agent: perennial/") && head.contains("x-api-key: k"), "{head}");
+        let mut pairs: Vec<_> = url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+        pairs.sort();
+        let expected = [
+            ("audience", "api"),
+            ("grant_type", "refresh_token"),
+            ("refresh_token", "r1"),
+            ("resource", "https://a.test"),
+            ("resource", "https://b.test"),
+            ("scope", "read write"),
+            ("tenant", "t 1"),
+        ];
+        assert_eq!(pairs, expected.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_refused_client_is_not_tried_again_in_another_style() {
+        let refusal = "HTTP/1.1 401 Unauthorized\r\ncontent-length: 26\r\n\r\n{\"error\":\"invalid_client\"}";
+        let (url, requests) = server(refusal);
+        let reply = send(&request(url, ClientAuth::ClientSecretPost)).await;
+        assert_eq!(reply, Reply::Rejected("invalid_client".into()));
+        let asked = requests.try_recv().expect("one request");
+        assert!(asked.contains("client_secret=a%2Fb%2Bc") && !asked.contains("authorization:"), "{asked}");
+        assert!(requests.try_recv().is_err(), "a rotating refresh token would have been sent twice");
+    }
+
+    #[tokio::test]
+    async fn a_public_client_sends_its_id_alone() {
+        let (url, requests) = server("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n");
+        assert_eq!(send(&request(url, ClientAuth::None)).await, Reply::Blocked("http_400".into()));
+        let asked = requests.try_recv().expect("one request");
+        assert!(asked.contains("client_id=app%3A1") && !asked.contains("client_secret"), "{asked}");
+    }
 
     #[test]
     fn plain_http_goes_to_loopback_only_unless_allowed_by_name() {
