@@ -20,7 +20,7 @@ use std::time::Duration;
 use clap::Parser;
 use futures_util::StreamExt;
 use futures_util::stream;
-use perennial::client::{Client, ClientAuth, ClientId, Grant, InDoubt, Provider, RateLimit};
+use perennial::client::{Client, ClientId, Grant, Provider, RateLimit};
 use perennial::entropy::Entropy;
 use perennial::plan::lease::{self, Commit, Intent};
 use perennial::plan::registry::{Imported, register};
@@ -308,26 +308,8 @@ fn client(id: &str) -> Client {
 }
 
 fn profile(strict: &StrictProvider, concurrency: usize) -> Provider {
-    Provider {
-        name: "strict".into(),
-        token_url: Url::parse(&strict.token_url()).unwrap(),
-        auth: ClientAuth::ClientSecretBasic,
-        scopes: Vec::new(),
-        audience: None,
-        resource: Vec::new(),
-        params: BTreeMap::new(),
-        headers: BTreeMap::new(),
-        rotates: true,
-        in_doubt: InDoubt::RetryOnce,
-        grace_window: Duration::ZERO,
-        unavailable_is_unprocessed: false,
-        allow_http: false,
-        request_timeout: Duration::from_secs(20),
-        concurrency,
-        rate: RateLimit { per_second: 1e6, burst: 1_000_000 },
-        default_lifetime: Duration::from_secs(3300),
-        max_response: 262_144,
-    }
+    let rate = RateLimit { per_second: 1e6, burst: 1_000_000 };
+    Provider { concurrency, rate, ..Provider::new("strict", Url::parse(&strict.token_url()).unwrap()) }
 }
 
 fn median(figures: &[f64]) -> f64 {

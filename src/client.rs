@@ -178,6 +178,32 @@ pub struct Provider {
     pub max_response: usize,
 }
 
+impl Provider {
+    /// A profile that sets nothing but its name and its token endpoint: every default of the configuration.
+    pub fn new(name: impl Into<String>, token_url: Url) -> Self {
+        Self {
+            name: name.into(),
+            token_url,
+            auth: ClientAuth::default(),
+            scopes: Vec::new(),
+            audience: None,
+            resource: Vec::new(),
+            params: BTreeMap::new(),
+            headers: BTreeMap::new(),
+            rotates: true,
+            in_doubt: InDoubt::default(),
+            grace_window: Duration::ZERO,
+            unavailable_is_unprocessed: false,
+            allow_http: false,
+            request_timeout: Duration::from_secs(20),
+            concurrency: 16,
+            rate: RateLimit { per_second: 20.0, burst: 20 },
+            default_lifetime: Duration::from_secs(55 * 60),
+            max_response: 256 * 1024,
+        }
+    }
+}
+
 /// A registered client: the `CONFIG` item of a live one.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Client {

@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use perennial::client::{ClientAuth, InDoubt};
+use perennial::client::{ClientAuth, InDoubt, Provider};
 use perennial::config::{
     Config, ConfigError, ConfigErrors, Loaded, Origin, Profile, Reference, Setting, Sources, StoreKind,
     reference,
@@ -66,6 +66,13 @@ fn setting<'a>(loaded: &'a Loaded, key: &str) -> (&'a Value, String) {
 /// A provider with nothing but what is required, and more keys of it.
 fn acme(more: &str) -> String {
     format!("[providers.acme]\ntoken_url = \"https://acme.test/token\"\n{more}")
+}
+
+#[test]
+fn a_provider_that_sets_nothing_has_the_defaults_of_its_type() {
+    let config = load_toml(&acme("")).expect("a configuration").config;
+    let url = "https://acme.test/token".parse().expect("a url");
+    assert_eq!(*config.providers["acme"], Provider::new("acme", url));
 }
 
 // Sources and their order.

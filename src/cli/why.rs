@@ -11,13 +11,11 @@ use super::story::{Remedy, Story};
 use super::{App, client_id, output};
 use crate::client::{Client, ClientId, InDoubt, Provider};
 use crate::plan::in_doubt::Risk;
+use crate::plan::outcome::LONG_STREAK;
 use crate::plan::schedule::wanted_at;
 use crate::record::{Lease, Malformed, Registration, Snapshot, State, Token};
 use crate::store::Store as _;
 use crate::time::Timestamp;
-
-/// Failures in a row that are more than bad luck once the token has expired.
-const LONG_STREAK: u32 = 8;
 
 /// Tell in plain words what state a client is in, what happens next, and what can be done.
 #[derive(Debug, Args)]

@@ -99,7 +99,8 @@ pub fn acquire(id: &ClientId, seen: &Lease, tok_gen: Gen, intent: &Intent) -> Op
     Some((Change::one(Key::Lease(id.clone()), condition, Action::Update(assignments)), next))
 }
 
-fn stands(generation: Gen, state: &State) -> Condition {
+/// The lease is as it was seen.
+pub(super) fn stands(generation: Gen, state: &State) -> Condition {
     Condition::All(vec![
         Condition::Equals(attr::GEN, Value::N(generation.0)),
         Condition::Equals(attr::ST, Value::S(state.as_str().to_owned())),

@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What keeps an attempt from being sent that only an operator can change.
 const UNSENDABLE: [&str; 3] = ["no_token_item", "no_refresh_token", "binding_mismatch"];
 /// Failures in a row that are an alarm once the token has expired, whatever their class.
-const LONG_STREAK: u32 = 8;
+pub const LONG_STREAK: u32 = 8;
 
 /// What is to be done with a lease just acquired, now that the partition has been read.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,11 +6,11 @@
 
 use std::time::Duration;
 
-use super::lease::{Standing, standing};
+use super::lease::{Standing, standing, stands};
 use super::ownership::shard_of;
 use crate::client::{Binding, Client, ClientId};
 use crate::item::{Action, Assignment, Change, Condition, Item, Key, Value, attr};
-use crate::record::{Gen, Lease, Registration, Snapshot, State, Token, encode_config};
+use crate::record::{Gen, Registration, Snapshot, State, Token, encode_config};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -121,7 +121,7 @@ pub fn register(
     let (generation, lease_condition) = match &read.lease {
         None => (first_generation(read), Condition::Absent),
         Some(lease) if lease.state == State::Removed => {
-            (lease.generation.next().max(first_generation(read)), stands(lease))
+            (lease.generation.next().max(first_generation(read)), stands(lease.generation, &lease.state))
         }
         Some(_) => {
             let problem =
@@ -192,13 +192,6 @@ fn idle(generation: Gen) -> Item {
     Item::default()
         .with(attr::GEN, Value::N(generation.0))
         .with(attr::ST, Value::S(State::Idle.as_str().into()))
-}
-
-fn stands(lease: &Lease) -> Condition {
-    Condition::All(vec![
-        Condition::Equals(attr::GEN, Value::N(lease.generation.0)),
-        Condition::Equals(attr::ST, Value::S(lease.state.as_str().to_owned())),
-    ])
 }
 
 /// Puts new tokens in the place of whatever is stored: an import, a new consent, or another registration of the
@@ -356,9 +349,10 @@ pub fn resolve(
     };
     // A new join stamp: the daemon looks at what is new, not at what is held.
     let announce = Action::Update(vec![Assignment::Set(attr::JN, Value::N(stamp(client, now)))]);
-    Ok(Change::one(Key::Lease(id.clone()), stands(lease), Action::Update(assignments)).and(
-        Key::Config(id.clone()),
-        unchanged_config(client),
-        announce,
-    ))
+    Ok(Change::one(
+        Key::Lease(id.clone()),
+        stands(lease.generation, &lease.state),
+        Action::Update(assignments),
+    )
+    .and(Key::Config(id.clone()), unchanged_config(client), announce))
 }

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::in_doubt::Risk;
 use super::policy::Timing;
-use crate::client::{Client, ClientAuth, ClientId, Grant, InDoubt, Provider, RateLimit};
+use crate::client::{Client, ClientId, Grant, Provider};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -17,26 +17,7 @@ pub(crate) fn timing() -> Timing {
 }
 
 pub(crate) fn provider() -> Provider {
-    Provider {
-        name: "acme".into(),
-        token_url: Url::parse("https://acme.test/token").expect("a url"),
-        auth: ClientAuth::ClientSecretBasic,
-        scopes: Vec::new(),
-        audience: None,
-        resource: Vec::new(),
-        params: BTreeMap::new(),
-        headers: BTreeMap::new(),
-        rotates: true,
-        in_doubt: InDoubt::RetryOnce,
-        grace_window: Duration::ZERO,
-        unavailable_is_unprocessed: false,
-        allow_http: false,
-        request_timeout: Duration::from_secs(20),
-        concurrency: 16,
-        rate: RateLimit { per_second: 20.0, burst: 20 },
-        default_lifetime: Duration::from_secs(3300),
-        max_response: 262_144,
-    }
+    Provider::new("acme", Url::parse("https://acme.test/token").expect("a url"))
 }
 
 pub(crate) fn risk() -> Risk {

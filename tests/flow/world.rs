@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use perennial::client::{Client, ClientAuth, ClientId, Grant, InDoubt, Provider, RateLimit};
+use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::entropy::Entropy;
 use perennial::fleet::Fleet;
 use perennial::item::{Action, Assignment, Change, Condition, Item, Key, Value, attr};
@@ -156,26 +156,7 @@ impl Spec {
 }
 
 pub(crate) fn profile(name: &str) -> Provider {
-    Provider {
-        name: name.into(),
-        token_url: Url::parse(&format!("https://idp.test/{name}")).unwrap(),
-        auth: ClientAuth::ClientSecretBasic,
-        scopes: Vec::new(),
-        audience: None,
-        resource: Vec::new(),
-        params: BTreeMap::new(),
-        headers: BTreeMap::new(),
-        rotates: true,
-        in_doubt: InDoubt::RetryOnce,
-        grace_window: Duration::ZERO,
-        unavailable_is_unprocessed: false,
-        allow_http: false,
-        request_timeout: secs(20),
-        concurrency: 16,
-        rate: RateLimit { per_second: 20.0, burst: 20 },
-        default_lifetime: secs(3300),
-        max_response: 262_144,
-    }
+    Provider::new(name, Url::parse(&format!("https://idp.test/{name}")).unwrap())
 }
 
 impl World {
