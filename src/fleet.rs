@@ -226,7 +226,7 @@ impl<S: Store> Fleet<S> {
         self.repair(id, &snapshot).await;
         if snapshot.client().is_none() {
             // Removed since it was indexed.
-            return Ok(false);
+            return Ok(true);
         }
         suspect_second_writer(id, &snapshot);
         let Some(known) = Known::of(snapshot) else {

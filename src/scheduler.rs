@@ -220,14 +220,19 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
                 Some(done) = self.jobs.join_next_with_id() => self.finish(done),
             }
         }
-        if !self.jobs.is_empty() {
-            self.summary.abandoned = self.jobs.len();
-            error!(
-                jobs = self.jobs.len(),
-                "stopped without waiting for refreshes in flight: answers may be lost"
-            );
-        }
+        self.name_abandoned();
         self.summary
+    }
+
+    fn name_abandoned(&mut self) {
+        let in_flight: Vec<_> =
+            self.running.values().filter(|(_, pass)| pass.is_some()).map(|(slot, _)| *slot).collect();
+        for slot in in_flight {
+            let Some(id) = self.place(slot).map(|place| place.known.client.id.clone()) else { continue };
+            error!(alarm = "abandoned", client = %id, "stopped without waiting for its refresh: its answer may be lost");
+            self.summary.unfinished.insert(id, "stopped while its refresh was in flight".to_owned());
+            self.summary.abandoned += 1;
+        }
     }
 
     fn obey(&mut self, command: Command) {
@@ -356,7 +361,9 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let first_seen = self.place(slot).and_then(|place| place.silent).map_or(moment, |(_, since)| since);
         let silence = moment.since(first_seen);
         let pause = if silence.is_zero() { FIRST_LOOK } else { NEXT_LOOK.max(silence / 4) };
-        wait.min(pause).max(Duration::from_millis(200))
+        let patience =
+            self.settings.once.map(|once| once.max_wait.saturating_sub(moment.since(self.started.1)));
+        wait.min(pause).min(patience.unwrap_or(pause)).max(Duration::from_millis(200))
     }
 
     /// How long until the lease in doubt may be taken over; `None` where it is not in doubt, or nobody knows how.

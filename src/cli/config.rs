@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Subcommand;
 
 use super::{App, output};
+use crate::config::StoreKind;
 
 /// Check the configuration, or show what holds and why.
 #[derive(Debug, Subcommand)]
@@ -23,7 +24,15 @@ impl ConfigCommand {
     /// A configuration with errors never comes this far.
     pub(super) fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         match self {
-            Self::Check => output::line("OK")?,
+            Self::Check => {
+                let config = app.config();
+                let store = match config.store.kind {
+                    StoreKind::Embedded => format!("embedded store {}", config.store.path.display()),
+                    StoreKind::Dynamodb => format!("DynamoDB table {}", config.store.table),
+                };
+                let (profile, providers) = (config.profile.as_str(), config.providers.len());
+                output::line(format_args!("OK: profile {profile}, {store}, {providers} providers"))?;
+            }
             Self::Show { json: true } => output::json(&app.settings())?,
             Self::Show { json: false } => {
                 for setting in app.settings() {

@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 use super::{App, output};
 use crate::config::{Config, StoreKind};
 use crate::entropy::Entropy;
-use crate::fleet::{Fleet, ListingError};
+use crate::fleet::{Census, Fleet, ListingError};
 use crate::health::{self, Health};
 use crate::maintenance::{Calendar, Chore, Maintenance};
 use crate::provider::{HttpEndpoint, HttpSettings};
@@ -84,22 +84,32 @@ impl Run {
         }
         let summary = work.await.context("the scheduler")?;
         let census = census.context("listing the clients")?;
-        self.print(&summary, census.clients, census.skipped)?;
-        let clean = summary.unfinished.is_empty() && summary.abandoned == 0 && !shutdown.drain.is_cancelled();
+        let interrupted = shutdown.drain.is_cancelled();
+        self.print(&summary, &census, interrupted)?;
+        let clean = summary.unfinished.is_empty() && census.skipped == 0 && !interrupted;
         Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    fn print(&self, summary: &Summary, clients: usize, skipped: usize) -> anyhow::Result<()> {
+    fn print(&self, summary: &Summary, census: &Census, interrupted: bool) -> anyhow::Result<()> {
         let Summary { refreshed, unfinished, .. } = summary;
+        let (Census { clients, skipped, .. }, failed) = (census, unfinished.len());
         if self.json {
             let unfinished: BTreeMap<_, _> = unfinished.iter().map(|(id, why)| (id.as_str(), why)).collect();
-            let result = json!({ "clients": clients, "skipped": skipped, "refreshed": refreshed, "unfinished": unfinished });
-            return output::line(result);
+            return output::line(json!({
+                "clients": clients,
+                "refreshed": refreshed,
+                "failed": failed,
+                "skipped": skipped,
+                "interrupted": interrupted,
+                "unfinished": unfinished,
+            }));
         }
         for (id, why) in unfinished {
             output::note(format_args!("{id}: {why}"));
         }
-        let failed = unfinished.len();
+        if interrupted {
+            output::note("interrupted: what was in flight is finished, what was due is not begun");
+        }
         output::line(format_args!(
             "summary clients={clients} refreshed={refreshed} failed={failed} skipped={skipped}"
         ))

@@ -134,9 +134,16 @@ impl Typed {
     }
 }
 
-/// A duration as a person writes it.
+/// A duration as a person writes it: 90d, and not the 2months 29days 2h 52m 48s of average months.
 pub(super) fn human(duration: Duration) -> String {
-    humantime::format_duration(duration).to_string()
+    const DAY: u64 = 24 * 3600;
+    let (days, rest) = (duration.as_secs() / DAY, duration.as_secs() % DAY);
+    let rest = Duration::new(rest, duration.subsec_nanos());
+    match (days, rest.is_zero()) {
+        (0, _) => humantime::format_duration(rest).to_string(),
+        (_, true) => format!("{days}d"),
+        (_, false) => format!("{days}d {}", humantime::format_duration(rest)),
+    }
 }
 
 /// A value in an error: quoted and cut short, or not shown at all where it may carry a credential.
