@@ -1,4 +1,13 @@
 //! Perennial keeps third-party OAuth2 tokens fresh for a fleet of API clients, over one DynamoDB table.
+//!
+//! The flow, in five lines: [`fleet`] finds the clients; [`scheduler`] knows whose turn it is, and asks its gate;
+//! [`refresh`] acquires a lease, reads, sends, and commits; [`plan`] decides at every step, without I/O; and a
+//! [`store`] obeys the change that it planned, while a [`provider`] says what became of a request.
+//!
+//! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
+//! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`reply`],
+//! [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`cli`]; and the
+//! surroundings of a daemon: [`health`], [`maintenance`], [`shutdown`], [`telemetry`].
 
 pub mod cli;
 pub mod client;
