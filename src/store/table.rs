@@ -130,7 +130,10 @@ fn list(differences: &[Finding]) -> String {
 pub async fn create(store: &DynamoStore, spec: &TableSpec) -> Result<Vec<Finding>, TableError> {
     let made = request_table(store, spec).await?;
     let description = active(store).await?;
-    fit(store, judge::structure(&description))?;
+    if fit(store, judge::structure(&description)).is_err() {
+        // Not ours to finish: everything that is wrong with it, at once.
+        fit(store, check(store, spec).await?)?;
+    }
     // Without META it is ours to finish: nothing was ever stored. With it, TTL and the rest are the operator's.
     if made || stored_schema(store).await?.is_none() {
         finish(store, spec).await?;

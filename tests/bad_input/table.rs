@@ -50,6 +50,9 @@ async fn a_table_of_another_shape_is_refused_and_left_alone() {
             let point = if range == Some("SK") { "by-shard" } else { "key schema" };
             assert!(errors.contains(point), "{hash}, {range:?}: {errors}");
         }
+        let everything = fails(&deployment, &["table", "create"], &[]);
+        assert!(everything.contains("time to live"), "{everything}");
+        assert_eq!(everything.contains("META/SCHEMA"), range == Some("SK"), "{everything}");
         let scan = local.client().scan().table_name(deployment.table_name()).send().await.expect("a scan");
         assert_eq!(scan.count(), 0, "something was written to a table that is not ours");
     }
@@ -72,8 +75,12 @@ async fn make(local: &DynamoLocal, table: &str, hash: &str, range: Option<&str>)
 async fn another_number_of_shards_or_a_newer_schema_is_refused() {
     let local = DynamoLocal::shared().await;
     let deployment = Deployment::on_dynamo(local, "");
-    let errors = fails(&deployment, &["run"], &[("PERENNIAL__STORE__SHARDS", "256")]);
-    assert!(errors.contains("16") && errors.contains("256") && errors.contains("shards"), "{errors}");
+    let commands =
+        [["run"].as_slice(), &["clients", "list"], &["clients", "remove", "a", "--yes"], &["get", "a"]];
+    for arguments in commands {
+        let errors = fails(&deployment, arguments, &[("PERENNIAL__STORE__SHARDS", "256")]);
+        assert!(errors.contains("set `shards` to 16") && errors.contains("256"), "{arguments:?}: {errors}");
+    }
 
     let number = |number: &str| AttributeValue::N(number.to_owned());
     let update = local.client().update_item().table_name(deployment.table_name());
@@ -82,8 +89,19 @@ async fn another_number_of_shards_or_a_newer_schema_is_refused() {
     let update =
         update.update_expression("SET min_reader = :n").expression_attribute_values(":n", number("2"));
     update.send().await.expect("an update");
-    let errors = fails(&deployment, &["run"], &[]);
-    assert!(errors.contains("upgrade"), "{errors}");
+    for arguments in commands {
+        let errors = fails(&deployment, arguments, &[]);
+        assert!(errors.contains("upgrade"), "{arguments:?}: {errors}");
+    }
+
+    let delete = local.client().delete_item().table_name(deployment.table_name());
+    let delete =
+        delete.key("PK", AttributeValue::S("META".into())).key("SK", AttributeValue::S("SCHEMA".into()));
+    delete.send().await.expect("a deletion");
+    for arguments in commands {
+        let errors = fails(&deployment, arguments, &[]);
+        assert!(errors.contains("perennial table create"), "{arguments:?}: {errors}");
+    }
 }
 
 #[test]
