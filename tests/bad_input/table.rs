@@ -1,5 +1,7 @@
 //! Tables that cannot be used, and tables that cannot be reached.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::{
@@ -147,7 +149,38 @@ fn commands_give_up_on_a_table_that_cannot_be_reached() {
         &["run", "--once"],
     ] {
         let errors = fails(&deployment, arguments, &[]);
-        assert!(errors.contains("no answer"), "{arguments:?}: {errors}");
+        assert!(errors.contains("no answer from http://127.0.0.1"), "{arguments:?}: {errors}");
+    }
+}
+
+/// A web server that knows no page.
+fn web_server() -> u16 {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = socket.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for connection in socket.incoming() {
+            let mut connection = connection.expect("a connection");
+            let mut request = [0; 8192];
+            let _ = connection.read(&mut request).expect("a request");
+            let page = "<html>no such page</html>";
+            let head = "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\nconnection: close";
+            let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{page}", page.len());
+            connection.write_all(answer.as_bytes()).expect("it listens");
+        }
+    });
+    port
+}
+
+#[test]
+fn an_endpoint_that_is_not_dynamodb_is_said_to_be_another() {
+    let deployment = Deployment::embedded("");
+    let endpoint = format!("http://127.0.0.1:{}", web_server());
+    deployment.configure(&format!("[store]\nendpoint = \"{endpoint}\"\n[health]\nenabled = false\n"));
+    for arguments in [["clients", "list"], ["table", "check"], ["run", "--once"]] {
+        let errors = fails(&deployment, &arguments, &[]);
+        for part in [endpoint.as_str(), "404", "is it DynamoDB?"] {
+            assert!(errors.contains(part), "{arguments:?}: {errors}");
+        }
     }
 }
 
