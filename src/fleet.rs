@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use crate::client::ClientId;
-use crate::item::Key;
+use crate::item::{Key, attr};
 use crate::plan::lease::repair_ttl;
 use crate::record::{Gen, Partition, Snapshot};
 use crate::refresh::Known;
@@ -192,6 +192,7 @@ impl<S: Store> Fleet<S> {
                 self.seen.insert(id.clone(), stamps.get(&id).copied().unwrap_or_default());
                 match partition.decode(&id) {
                     Ok(snapshot) => {
+                        suspect_ttl(&id, &snapshot, &partition);
                         skipped += usize::from(!self.introduce(&id, snapshot).await?);
                         listed.insert(id);
                     }
@@ -276,6 +277,24 @@ fn suspect_second_writer(id: &ClientId, snapshot: &Snapshot) {
             generation,
             "another tool writes this client's token item: stop it, then import the newest token"
         );
+    }
+}
+
+/// A `ttl` is for the items of removed clients: DynamoDB would delete a live client's registration.
+fn suspect_ttl(id: &ClientId, snapshot: &Snapshot, partition: &Partition) {
+    if snapshot.client().is_none() {
+        return;
+    }
+    let items = [(Key::Config(id.clone()), &partition.config), (Key::Lease(id.clone()), &partition.lease)];
+    for (key, item) in items {
+        if item.as_ref().is_some_and(|item| item.get(attr::TTL).is_some()) {
+            error!(
+                alarm = "ttl_on_registration",
+                client = %id,
+                item = %key,
+                "another tool put a ttl on this item: remove the attribute `ttl`, or DynamoDB deletes the item"
+            );
+        }
     }
 }
 

@@ -37,7 +37,7 @@ use crate::entropy::Entropy;
 use crate::registrar::Registrar;
 #[cfg(feature = "embedded")]
 use crate::store::Embedded;
-use crate::store::{Connection, DynamoStore};
+use crate::store::{Connection, DynamoStore, table as schema};
 use crate::time::{Clock, SystemClock};
 
 /// What the exit codes say, as `--help` prints it.
@@ -91,7 +91,8 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 
 impl Cli {
     async fn run(self) -> anyhow::Result<ExitCode> {
-        let app = App::load(self.config)?;
+        let mut app = App::load(self.config)?;
+        app.checks_table = !matches!(self.command, Command::Run(_) | Command::Table(_));
         // Boxed: the commands' futures differ greatly in size.
         match self.command {
             Command::Run(command) => Box::pin(command.run(&app)).await,
@@ -115,13 +116,16 @@ struct App {
     loaded: Loaded,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
+    /// Whether a table is checked as it is opened: `run` and `table` look closer themselves.
+    checks_table: bool,
 }
 
 impl App {
     fn load(path: Option<PathBuf>) -> Result<Self, ConfigErrors> {
         let sources = Sources::from_process(path);
         let loaded = Config::load(sources.clone())?;
-        Ok(Self { sources, loaded, clock: Arc::new(SystemClock), entropy: Entropy::from_system() })
+        let (clock, entropy) = (Arc::new(SystemClock), Entropy::from_system());
+        Ok(Self { sources, loaded, clock, entropy, checks_table: true })
     }
 
     fn config(&self) -> &Config {
@@ -152,14 +156,19 @@ impl App {
         })
     }
 
-    /// Opens the store that the configuration names.
+    /// Opens the store that the configuration names. A table of other shards, or of a newer program, is refused: what
+    /// is written there by the wrong count is never found.
     async fn store(&self) -> anyhow::Result<DynamoStore> {
         let store = &self.config().store;
         match store.kind {
             StoreKind::Dynamodb => {
                 let (table, region, endpoint) =
                     (store.table.clone(), store.region.clone(), store.endpoint.clone());
-                Ok(Connection { table, region, endpoint }.connect(self.clock()).await?)
+                let opened = Connection { table, region, endpoint }.connect(self.clock()).await?;
+                if self.checks_table {
+                    schema::schema_of(&opened, store.shards).await?;
+                }
+                Ok(opened)
             }
             StoreKind::Embedded => self.embedded().await,
         }

@@ -64,6 +64,8 @@ const BATCH_ROUNDS: u32 = 6;
 pub struct DynamoStore {
     client: Client,
     table: String,
+    /// Where it is, if not at AWS: for messages alone.
+    endpoint: Option<String>,
     vitals: Arc<Vitals>,
     clock: Arc<dyn Clock>,
 }
@@ -79,7 +81,13 @@ impl DynamoStore {
             .retry_config(retries())
             .interceptor(SharedInterceptor::new(watch))
             .build();
-        Self { client: Client::from_conf(config), table: table.into(), vitals, clock }
+        Self { client: Client::from_conf(config), table: table.into(), endpoint: None, vitals, clock }
+    }
+
+    /// Has errors name the endpoint.
+    #[must_use]
+    pub(super) fn at(self, endpoint: Option<&str>) -> Self {
+        Self { endpoint: endpoint.map(str::to_owned), ..self }
     }
 
     /// Capacity consumed, throttles, the store's clock.
@@ -113,7 +121,7 @@ impl DynamoStore {
     }
 
     pub(super) fn fail(&self, failure: Failure<'_>) -> StoreError {
-        error::classify(failure, &self.table)
+        error::classify(failure, &self.table, self.endpoint.as_deref())
     }
 
     async fn write(&self, write: &Write) -> Result<Applied, StoreError> {

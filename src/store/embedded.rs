@@ -8,7 +8,7 @@
 mod engine;
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,6 +18,11 @@ use aws_sdk_dynamodb::config::{BehaviorVersion, Builder, Credentials, Region};
 use super::DynamoStore;
 use super::table::{self, TableError, TableSpec};
 use crate::time::Clock;
+
+/// What every SQLite file that is not empty begins with.
+const SIGNATURE: &[u8] = b"SQLite format 3\0";
+const NO_DATABASE: &str =
+    "it is another kind of file, or damaged; set `store.path` to another file, or move this one away";
 
 /// An open file.
 #[derive(Clone, Debug)]
@@ -89,6 +94,9 @@ impl Embedded {
     ) -> Result<Self, EmbeddedError> {
         let path = path.into();
         prepare(&path).map_err(|source| EmbeddedError::Open { path: path.clone(), source })?;
+        if !may_be_database(&path).map_err(|source| EmbeddedError::Open { path: path.clone(), source })? {
+            return Err(EmbeddedError::Engine { path, why: NO_DATABASE.to_owned() });
+        }
         let client =
             engine::open(&path).await.map_err(|why| EmbeddedError::Engine { path: path.clone(), why })?;
         let store = DynamoStore::new(config().http_client(client), table, clock);
@@ -138,6 +146,13 @@ fn prepare(path: &Path) -> io::Result<()> {
     private_file(path).map(drop)
 }
 
+/// SQLite's own message for another file speaks of encryption, which there is none of here.
+fn may_be_database(path: &Path) -> io::Result<bool> {
+    let mut start = Vec::new();
+    File::open(path)?.take(SIGNATURE.len() as u64).read_to_end(&mut start)?;
+    Ok(start.is_empty() || start == SIGNATURE)
+}
+
 fn make_directory(path: &Path) -> io::Result<()> {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => {
@@ -173,6 +188,18 @@ mod tests {
         assert!(error.contains("store.db.lock") && error.contains("stop it"), "{error}");
         drop(first);
         Embedded::lock_for_daemon(&path).map(drop).expect("free again");
+    }
+
+    #[tokio::test]
+    async fn another_kind_of_file_is_refused_with_a_remedy_and_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("notes.txt");
+        std::fs::write(&path, "groceries").expect("written");
+        let clock = Arc::new(crate::time::SystemClock);
+        let error = Embedded::open(&path, "clients", 16, clock).await.expect_err("no database").to_string();
+        assert!(error.contains("notes.txt") && error.contains("store.path"), "{error}");
+        assert!(!error.contains("encrypt"), "{error}");
+        assert_eq!(std::fs::read(&path).expect("there"), b"groceries");
     }
 
     #[test]

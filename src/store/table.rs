@@ -130,7 +130,10 @@ fn list(differences: &[Finding]) -> String {
 pub async fn create(store: &DynamoStore, spec: &TableSpec) -> Result<Vec<Finding>, TableError> {
     let made = request_table(store, spec).await?;
     let description = active(store).await?;
-    fit(store, judge::structure(&description))?;
+    if fit(store, judge::structure(&description)).is_err() {
+        // Not ours to finish: everything that is wrong with it, at once.
+        fit(store, check(store, spec).await?)?;
+    }
     // Without META it is ours to finish: nothing was ever stored. With it, TTL and the rest are the operator's.
     if made || stored_schema(store).await?.is_none() {
         finish(store, spec).await?;
@@ -157,7 +160,7 @@ pub async fn check(store: &DynamoStore, spec: &TableSpec) -> Result<Vec<Finding>
     Ok(findings)
 }
 
-/// What the daemon needs to know before it starts, in two requests: the table is there, is ours, and keeps what
+/// What the daemon needs to know before it starts, in three requests: the table is there, is ours, and keeps what
 /// it promises.
 ///
 /// # Errors
@@ -169,9 +172,24 @@ pub async fn preflight(store: &DynamoStore, shards: u32) -> Result<Schema, Table
     if !judge::can_be_read(&description) {
         fit(store, findings.clone())?;
     }
-    let schema = stored_schema(store).await?;
-    findings.push(judge::schema(schema, shards));
+    findings.push(judge::ttl_harm(time_to_live(store).await?.as_ref()));
+    let schema = schema_of(store, shards).await;
+    if let Err(TableError::Differs { differences, .. }) = &schema {
+        findings.extend(differences.iter().cloned());
+    }
     fit(store, findings)?;
+    schema
+}
+
+/// What every client of the table needs to know before it touches an item, in one request: its `META`/`SCHEMA` says
+/// this many shards, and that this program may read it.
+///
+/// # Errors
+///
+/// [`TableError::Differs`] with the remedy; the store's own.
+pub async fn schema_of(store: &DynamoStore, shards: u32) -> Result<Schema, TableError> {
+    let schema = stored_schema(store).await?;
+    fit(store, vec![judge::schema(schema, shards)])?;
     schema.ok_or_else(|| TableError::Missing(store.table().to_owned()))
 }
 

@@ -1,5 +1,7 @@
 //! Tables that cannot be used, and tables that cannot be reached.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
 use aws_sdk_dynamodb::types::{
@@ -50,6 +52,9 @@ async fn a_table_of_another_shape_is_refused_and_left_alone() {
             let point = if range == Some("SK") { "by-shard" } else { "key schema" };
             assert!(errors.contains(point), "{hash}, {range:?}: {errors}");
         }
+        let everything = fails(&deployment, &["table", "create"], &[]);
+        assert!(everything.contains("time to live"), "{everything}");
+        assert_eq!(everything.contains("META/SCHEMA"), range == Some("SK"), "{everything}");
         let scan = local.client().scan().table_name(deployment.table_name()).send().await.expect("a scan");
         assert_eq!(scan.count(), 0, "something was written to a table that is not ours");
     }
@@ -72,8 +77,12 @@ async fn make(local: &DynamoLocal, table: &str, hash: &str, range: Option<&str>)
 async fn another_number_of_shards_or_a_newer_schema_is_refused() {
     let local = DynamoLocal::shared().await;
     let deployment = Deployment::on_dynamo(local, "");
-    let errors = fails(&deployment, &["run"], &[("PERENNIAL__STORE__SHARDS", "256")]);
-    assert!(errors.contains("16") && errors.contains("256") && errors.contains("shards"), "{errors}");
+    let commands =
+        [["run"].as_slice(), &["clients", "list"], &["clients", "remove", "a", "--yes"], &["get", "a"]];
+    for arguments in commands {
+        let errors = fails(&deployment, arguments, &[("PERENNIAL__STORE__SHARDS", "256")]);
+        assert!(errors.contains("set `shards` to 16") && errors.contains("256"), "{arguments:?}: {errors}");
+    }
 
     let number = |number: &str| AttributeValue::N(number.to_owned());
     let update = local.client().update_item().table_name(deployment.table_name());
@@ -82,8 +91,19 @@ async fn another_number_of_shards_or_a_newer_schema_is_refused() {
     let update =
         update.update_expression("SET min_reader = :n").expression_attribute_values(":n", number("2"));
     update.send().await.expect("an update");
-    let errors = fails(&deployment, &["run"], &[]);
-    assert!(errors.contains("upgrade"), "{errors}");
+    for arguments in commands {
+        let errors = fails(&deployment, arguments, &[]);
+        assert!(errors.contains("upgrade"), "{arguments:?}: {errors}");
+    }
+
+    let delete = local.client().delete_item().table_name(deployment.table_name());
+    let delete =
+        delete.key("PK", AttributeValue::S("META".into())).key("SK", AttributeValue::S("SCHEMA".into()));
+    delete.send().await.expect("a deletion");
+    for arguments in commands {
+        let errors = fails(&deployment, arguments, &[]);
+        assert!(errors.contains("perennial table create"), "{arguments:?}: {errors}");
+    }
 }
 
 #[test]
@@ -129,7 +149,38 @@ fn commands_give_up_on_a_table_that_cannot_be_reached() {
         &["run", "--once"],
     ] {
         let errors = fails(&deployment, arguments, &[]);
-        assert!(errors.contains("no answer"), "{arguments:?}: {errors}");
+        assert!(errors.contains("no answer from http://127.0.0.1"), "{arguments:?}: {errors}");
+    }
+}
+
+/// A web server that knows no page.
+fn web_server() -> u16 {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = socket.local_addr().expect("bound").port();
+    std::thread::spawn(move || {
+        for connection in socket.incoming() {
+            let mut connection = connection.expect("a connection");
+            let mut request = [0; 8192];
+            let _ = connection.read(&mut request).expect("a request");
+            let page = "<html>no such page</html>";
+            let head = "HTTP/1.1 404 Not Found\r\ncontent-type: text/html\r\nconnection: close";
+            let answer = format!("{head}\r\ncontent-length: {}\r\n\r\n{page}", page.len());
+            connection.write_all(answer.as_bytes()).expect("it listens");
+        }
+    });
+    port
+}
+
+#[test]
+fn an_endpoint_that_is_not_dynamodb_is_said_to_be_another() {
+    let deployment = Deployment::embedded("");
+    let endpoint = format!("http://127.0.0.1:{}", web_server());
+    deployment.configure(&format!("[store]\nendpoint = \"{endpoint}\"\n[health]\nenabled = false\n"));
+    for arguments in [["clients", "list"], ["table", "check"], ["run", "--once"]] {
+        let errors = fails(&deployment, &arguments, &[]);
+        for part in [endpoint.as_str(), "404", "is it DynamoDB?"] {
+            assert!(errors.contains(part), "{arguments:?}: {errors}");
+        }
     }
 }
 

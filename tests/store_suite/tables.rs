@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use aws_sdk_dynamodb::types::TimeToLiveSpecification;
 use perennial::item::{Action, Assignment, Change, Condition, Key, Value, attr};
 use perennial::store::{Connection, Store, StoreError, TableError, TableSpec, Verdict, table};
 use perennial::time::SystemClock;
@@ -58,6 +59,26 @@ async fn a_table_that_was_left_half_made_is_finished_and_a_newer_one_refused() {
     assert!(newer.contains("upgrade"), "{newer}");
 }
 
+/// Switches TTL off on one attribute, or on.
+async fn ttl(world: &DynamoWorld, attribute: &str, enabled: bool) {
+    let ttl = TimeToLiveSpecification::builder().enabled(enabled).attribute_name(attribute).build();
+    let request = world.dynamo().client().update_time_to_live().table_name(world.dynamo().table());
+    request.time_to_live_specification(ttl.expect("complete")).send().await.expect("TTL is changed");
+}
+
+#[tokio::test]
+async fn ttl_on_another_attribute_is_refused_before_the_start_and_no_ttl_is_not() {
+    let world = DynamoWorld::local_without_table().await;
+    let store = world.dynamo();
+    table::create(store, &SPEC).await.expect("made");
+    ttl(&world, "ttl", false).await;
+    table::preflight(store, 16).await.expect("without TTL nothing is lost");
+    ttl(&world, "expires_at", true).await;
+    let wrong = table::preflight(store, 16).await.expect_err("live tokens would go").to_string();
+    assert!(wrong.contains("on `ttl` alone") && wrong.contains("found on `expires_at`"), "{wrong}");
+    table::schema_of(store, 16).await.expect("META is as needed");
+}
+
 #[tokio::test]
 async fn errors_of_the_endpoint_are_sorted_by_what_they_mean() {
     let id = perennial::client::ClientId::new("c").expect("a valid id");
@@ -75,6 +96,9 @@ async fn errors_of_the_endpoint_are_sorted_by_what_they_mean() {
     let connection = Connection { table: "clients".into(), region: None, endpoint };
     let store = connection.connect(Arc::new(SystemClock)).await.expect("connects lazily");
     let refused = store.read(&id).await.expect_err("nobody there");
-    assert!(matches!(refused, StoreError::Unavailable(_)), "{refused}");
+    assert!(
+        matches!(&refused, StoreError::Unavailable(text) if text.contains(&free.to_string()) && text.contains("endpoint")),
+        "{refused}"
+    );
     assert_eq!(store.vitals().answered_at(), None);
 }

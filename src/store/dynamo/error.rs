@@ -22,6 +22,8 @@ pub(in super::super) enum Failure<'a> {
     Unanswered(&'a (dyn Error + 'static)),
     /// The service's own error: status, code, message.
     Service(u16, &'a str, &'a str),
+    /// An answer that DynamoDB does not give, with its status.
+    Strange(u16),
 }
 
 impl<'a> Failure<'a> {
@@ -34,11 +36,10 @@ impl<'a> Failure<'a> {
             SdkError::ServiceError(service) => {
                 let meta = service.err().meta();
                 let status = service.raw().status().as_u16();
-                Self::Service(
-                    status,
-                    meta.code().unwrap_or("an unnamed error"),
-                    meta.message().unwrap_or_default(),
-                )
+                match meta.code() {
+                    Some(code) => Self::Service(status, code, meta.message().unwrap_or_default()),
+                    None => Self::Strange(status),
+                }
             }
             _ => Self::Unanswered(error),
         }
@@ -56,14 +57,35 @@ pub(in super::super) fn refusal(error: &dyn Error) -> StoreError {
 }
 
 /// Sorts a failure into its class.
-pub(super) fn classify(failure: Failure<'_>, table: &str) -> StoreError {
+pub(super) fn classify(failure: Failure<'_>, table: &str, endpoint: Option<&str>) -> StoreError {
     match failure {
-        Failure::Unbuilt(error) => credentials(error).unwrap_or_else(|| StoreError::Refused(chain(error))),
+        Failure::Unbuilt(error) => credentials(error)
+            .unwrap_or_else(|| StoreError::Refused(format!("table `{table}`: {}", chain(error)))),
         Failure::Unanswered(error) => {
-            credentials(error).unwrap_or_else(|| StoreError::Unavailable(chain(error)))
+            credentials(error).unwrap_or_else(|| unanswered(&chain(error), table, endpoint))
         }
         Failure::Service(status, code, message) => service(status, code, message, table),
+        Failure::Strange(status) => strange(status, table, endpoint),
     }
+}
+
+fn unanswered(why: &str, table: &str, endpoint: Option<&str>) -> StoreError {
+    StoreError::Unavailable(match endpoint {
+        Some(endpoint) => {
+            format!("no answer from {endpoint} for table `{table}`: is the endpoint right? ({why})")
+        }
+        None => format!("table `{table}`: is the region right, and AWS within reach? ({why})"),
+    })
+}
+
+/// DynamoDB names its errors: whatever does not is a proxy, or another service.
+fn strange(status: u16, table: &str, endpoint: Option<&str>) -> StoreError {
+    let who = endpoint.unwrap_or("AWS, or what stands before it");
+    let told = format!(
+        "{who} answered for table `{table}` with HTTP status {status} and no error of DynamoDB's: \
+         is it DynamoDB? check `endpoint`, and any proxy"
+    );
+    if status >= 500 { StoreError::Unavailable(told) } else { StoreError::Refused(told) }
 }
 
 fn service(status: u16, code: &str, message: &str, table: &str) -> StoreError {
@@ -83,8 +105,14 @@ fn service(status: u16, code: &str, message: &str, table: &str) -> StoreError {
         "UnrecognizedClientException" | "InvalidSignatureException" | "MissingAuthenticationToken" => {
             StoreError::Refused(format!("{}; {CREDENTIALS}", told()))
         }
-        _ if status >= 500 => StoreError::Unavailable(told()),
-        _ => StoreError::Refused(told()),
+        "ValidationException" if message.contains("index") || message.contains("key element") => {
+            StoreError::Refused(format!(
+                "{}; table `{table}` is not as needed: run `perennial table check`",
+                told()
+            ))
+        }
+        _ if status >= 500 => StoreError::Unavailable(format!("table `{table}`: {}", told())),
+        _ => StoreError::Refused(format!("table `{table}`: {}", told())),
     }
 }
 
@@ -203,7 +231,14 @@ mod tests {
         assert!(matches!(of(400, "TransactionConflictException"), StoreError::Conflict(_)));
         assert!(matches!(of(400, "TransactionInProgressException"), StoreError::Unavailable(_)));
         assert!(matches!(of(500, "InternalServerError"), StoreError::Unavailable(_)));
-        assert!(matches!(of(503, "an unnamed error"), StoreError::Unavailable(_)));
+        assert!(matches!(strange(503, "t", None), StoreError::Unavailable(_)));
+        let strange = strange(404, "t", Some("http://h:1"));
+        assert!(
+            matches!(&strange, StoreError::Refused(text) if text.contains("404") && text.contains("http://h:1"))
+        );
+        let missing = "The table does not have the specified index: by-shard";
+        let missing = service(400, "ValidationException", missing, "t").to_string();
+        assert!(missing.contains("perennial table check") && missing.contains("by-shard"), "{missing}");
         for code in
             ["ValidationException", "AccessDeniedException", "ItemCollectionSizeLimitExceededException"]
         {

@@ -155,6 +155,15 @@ pub(super) fn ttl(found: Option<&TimeToLive>) -> Finding {
     }
 }
 
+/// As [`ttl`], but without TTL nothing is lost: removed clients merely stay.
+pub(super) fn ttl_harm(found: Option<&TimeToLive>) -> Finding {
+    let finding = ttl(found);
+    match found {
+        Some(TimeToLive { attribute: None }) => Finding { verdict: Verdict::Ok, ..finding },
+        _ => finding,
+    }
+}
+
 pub(super) fn backups(found: Option<bool>, spec: &TableSpec) -> Finding {
     const WHAT: &str = "point-in-time recovery";
     let word = |on: bool| if on { "on" } else { "off" };
@@ -308,6 +317,10 @@ mod tests {
             wrong.verdict == Verdict::Differs && wrong.to_string().contains("delete live refresh tokens")
         );
         assert_eq!(ttl(None).verdict, Verdict::Unsupported);
+
+        assert_eq!(ttl_harm(Some(&on(attr::EXPIRES_AT))).verdict, Verdict::Differs);
+        let off = TimeToLive { attribute: None };
+        assert_eq!((ttl(Some(&off)).verdict, ttl_harm(Some(&off)).verdict), (Verdict::Differs, Verdict::Ok));
     }
 
     #[test]
