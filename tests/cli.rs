@@ -729,3 +729,40 @@ fn commands_work_beside_a_running_daemon() {
     let log = std::fs::read_to_string(world.path("daemon.log")).expect("a log");
     assert!(!log.contains("canary"), "{log}");
 }
+
+/// Runs a command whose output nobody reads.
+fn run_unread(world: &World, arguments: &[&str]) -> i32 {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_perennial"))
+        .args(arguments)
+        .env_clear()
+        .env("PERENNIAL_CONFIG", world.path("perennial.toml"))
+        .env("PERENNIAL__STORE__PATH", world.path("store.db"))
+        .env("APP_SECRET", "canary-app-secret")
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(Stdio::null())
+        .status();
+    status.expect("the binary runs").code().expect("no signal")
+}
+
+#[tokio::test]
+async fn writes_go_on_when_nobody_reads_the_output() {
+    let world = World::new();
+    let ids: Vec<String> = (0..40).map(|n| format!("m-{n}")).collect();
+    let text: String = ids.iter().map(|id| MACHINE.replace("billing", id)).collect();
+    let file = world.write("clients.toml", &text);
+    assert_eq!(run_unread(&world, &["clients", "apply", &file]), 0);
+    assert_eq!(world.run(&["clients", "list", "--json"]).ok().lines().count(), 40);
+    assert_eq!(
+        run_unread(&world, &["clients", "pause", "m-0", "nosuch", "m-1"]),
+        1,
+        "what fails still counts"
+    );
+    assert!(world.read("m-1").await.client().expect("registered").paused);
+    let less = world.write("less.toml", MACHINE);
+    assert_eq!(run_unread(&world, &["clients", "apply", &less, "--prune", "--yes"]), 0);
+    assert_eq!(world.run(&["clients", "list", "--json"]).ok().lines().count(), 1);
+    assert_eq!(run_unread(&world, &["clients", "list"]), 0, "a reader ends quietly");
+}

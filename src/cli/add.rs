@@ -99,7 +99,7 @@ impl Add {
             Step::Create { adopts: true } => "registered, with the tokens that another tool stored",
             _ => "registered",
         };
-        output::line(format_args!("{} {told}", self.id))?;
+        output::told(format_args!("{} {told}", self.id));
         Ok(ExitCode::SUCCESS)
     }
 

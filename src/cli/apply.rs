@@ -97,12 +97,12 @@ impl Apply {
         }
         let surplus = if self.prune { surplus(&store, app, &tasks).await? } else { Vec::new() };
         if self.dry_run {
-            return self.rehearse(&tasks, &surplus);
+            return Ok(self.rehearse(&tasks, &surplus));
         }
         if !surplus.is_empty() && !confirm(self.yes, &removal(&surplus))? {
             return Ok(ExitCode::FAILURE);
         }
-        self.carry_out(&registrar, &tasks, &surplus).await
+        Ok(self.carry_out(&registrar, &tasks, &surplus).await)
     }
 
     fn entries(&self, app: &App) -> anyhow::Result<(Vec<Entry>, Vec<Problem>)> {
@@ -176,16 +176,16 @@ impl Apply {
         Ok(Task { entry, provider, tokens, replace, step })
     }
 
-    fn rehearse(&self, tasks: &[Task<'_>], surplus: &[ClientId]) -> anyhow::Result<ExitCode> {
+    fn rehearse(&self, tasks: &[Task<'_>], surplus: &[ClientId]) -> ExitCode {
         let mut tally = Tally::default();
         for task in tasks {
-            self.tell(&mut tally, &task.entry.wanted.client.id, &task.step)?;
+            self.tell(&mut tally, &task.entry.wanted.client.id, &task.step);
         }
         for id in surplus {
-            self.tell_pruned(&mut tally, id)?;
+            self.tell_pruned(&mut tally, id);
         }
-        self.summarize(&tally)?;
-        Ok(ExitCode::SUCCESS)
+        self.summarize(&tally);
+        ExitCode::SUCCESS
     }
 
     async fn carry_out(
@@ -193,7 +193,7 @@ impl Apply {
         registrar: &Registrar<'_, DynamoStore>,
         tasks: &[Task<'_>],
         surplus: &[ClientId],
-    ) -> anyhow::Result<ExitCode> {
+    ) -> ExitCode {
         let mut tally = Tally::default();
         let writes = tasks.iter().map(async |task| {
             let Task { entry, provider, tokens, replace, step } = task;
@@ -206,56 +206,50 @@ impl Apply {
         let mut writes = stream::iter(writes).buffered(AT_ONCE);
         while let Some((id, written)) = writes.next().await {
             match written {
-                Ok(step) => self.tell(&mut tally, id, &step)?,
-                Err(error) => self.tell_failed(&mut tally, id, &error)?,
+                Ok(step) => self.tell(&mut tally, id, &step),
+                Err(error) => self.tell_failed(&mut tally, id, &error),
             }
         }
         for id in surplus {
             match registrar.remove(id).await {
-                Ok(()) => self.tell_pruned(&mut tally, id)?,
-                Err(error) => self.tell_failed(&mut tally, id, &error)?,
+                Ok(()) => self.tell_pruned(&mut tally, id),
+                Err(error) => self.tell_failed(&mut tally, id, &error),
             }
         }
-        self.summarize(&tally)?;
-        Ok(if tally.0.contains_key("failed") { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        self.summarize(&tally);
+        if tally.0.contains_key("failed") { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 
-    fn tell(&self, tally: &mut Tally, id: &ClientId, step: &Step) -> anyhow::Result<()> {
+    fn tell(&self, tally: &mut Tally, id: &ClientId, step: &Step) {
         let (action, fields, note) = words(step);
-        self.print(tally, action, id, fields, note)
+        self.print(tally, action, id, fields, note);
     }
 
-    fn tell_pruned(&self, tally: &mut Tally, id: &ClientId) -> anyhow::Result<()> {
-        self.print(tally, "prune", id, &[], "")
+    fn tell_pruned(&self, tally: &mut Tally, id: &ClientId) {
+        self.print(tally, "prune", id, &[], "");
     }
 
-    fn tell_failed(&self, tally: &mut Tally, id: &ClientId, error: &RegistrarError) -> anyhow::Result<()> {
+    fn tell_failed(&self, tally: &mut Tally, id: &ClientId, error: &RegistrarError) {
         output::note(format_args!("failed: {error}"));
-        self.print(tally, "failed", id, &[], "left as it was")
+        self.print(tally, "failed", id, &[], "left as it was");
     }
 
-    fn print(
-        &self,
-        tally: &mut Tally,
-        action: &'static str,
-        id: &ClientId,
-        fields: &[Field],
-        note: &str,
-    ) -> anyhow::Result<()> {
+    fn print(&self, tally: &mut Tally, action: &'static str, id: &ClientId, fields: &[Field], note: &str) {
         *tally.0.entry(action).or_default() += 1;
         if self.json {
             let result =
                 json!({ "client": id.as_str(), "action": action, "fields": fields, "dry_run": self.dry_run });
-            return output::json(&result);
+            output::told(result);
+            return;
         }
         let changes = fields.iter().map(|field| format!("{}: {}", field.field, field.change));
         let details: Vec<String> = changes.chain((!note.is_empty()).then(|| note.to_owned())).collect();
-        output::line(format!("{action:<9} {id}  {}", details.join("; ")).trim_end())
+        output::told(format!("{action:<9} {id}  {}", details.join("; ")).trim_end());
     }
 
-    fn summarize(&self, tally: &Tally) -> anyhow::Result<()> {
+    fn summarize(&self, tally: &Tally) {
         if self.json {
-            return Ok(());
+            return;
         }
         let actions = ["create", "update", "replace", "unchanged", "prune", "failed"];
         let counts: Vec<String> = actions
@@ -263,7 +257,7 @@ impl Apply {
             .map(|action| format!("{action}={}", tally.0.get(action).copied().unwrap_or(0)))
             .collect();
         let rehearsal = if self.dry_run { " (dry run: nothing was written)" } else { "" };
-        output::line(format_args!("summary {}{rehearsal}", counts.join(" ")))
+        output::told(format_args!("summary {}{rehearsal}", counts.join(" ")));
     }
 }
 
