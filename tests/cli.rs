@@ -467,6 +467,12 @@ fn add_refuses_what_cannot_work() {
     world.run(&add(&["--client-secret-file", "nowhere"])).fails(2, &["nowhere cannot be read"]);
     world.run(&add(&[secret, "A", "--client-secret-stdin"])).fails(2, &["cannot be used with"]);
     world.run(&add(&[secret, "APP_SECRET", "--expires-in", "5m"])).fails(2, &["access-token"]);
+    let machine =
+        ["clients", "add", "x", "--provider", "open", "--grant", "client_credentials", "--client-id", "a"];
+    let needless = [&machine[..], &["--refresh-token-env", "CRM_TOKEN"]].concat();
+    world
+        .run(&needless)
+        .fails(2, &["grant client_credentials has no refresh token", "use the grant refresh_token"]);
     let nobody =
         ["clients", "add", "x", "--provider", "nobody", "--grant", "client_credentials", "--client-id", "a"];
     world.run(&nobody).fails(2, &["provider `nobody`", "acme, open, other"]);
@@ -608,7 +614,18 @@ async fn malformed_items_are_named_skipped_and_left_alone() {
     for command in [&["pause", "crm-7"][..], &["refresh", "crm-7"], &["remove", "crm-7", "--yes"]] {
         world.run(&[&["clients"], command].concat()).fails(1, &[named]);
     }
-    world.apply(&CUSTOMER.replace("app-1", "app-2"), &[]).fails(1, &[named, "nothing was written"]);
+    let more = MACHINE.replace("billing", "fresh");
+    for (options, listed) in [(&["--dry-run"][..], 1), (&["--prune", "--yes"], 1), (&[], 1)] {
+        let ran = world.apply(&format!("{}{more}", CUSTOMER.replace("app-1", "app-2")), options);
+        let ran = ran.fails(1, &[named, "; correct or delete that item by hand"]);
+        assert_eq!(ran.err.matches("by hand").count(), 1, "{ran:?}");
+        assert!(
+            ran.out.contains("failed    crm-7  left as it was") && ran.out.contains(" failed=1"),
+            "{ran:?}"
+        );
+        assert_eq!(world.run(&["clients", "list", "--json"]).ok().lines().count(), listed);
+    }
+    world.run(&["clients", "show", "fresh"]).ok();
     assert_eq!(world.partition("crm-7").await, before);
 }
 
@@ -765,4 +782,29 @@ async fn writes_go_on_when_nobody_reads_the_output() {
     assert_eq!(run_unread(&world, &["clients", "apply", &less, "--prune", "--yes"]), 0);
     assert_eq!(world.run(&["clients", "list", "--json"]).ok().lines().count(), 1);
     assert_eq!(run_unread(&world, &["clients", "list"]), 0, "a reader ends quietly");
+}
+
+#[tokio::test]
+async fn a_machine_client_takes_no_refresh_token() {
+    let world = World::new();
+    let good =
+        MACHINE.replace("id = \"b", "access_token = { env = \"CRM_TOKEN\" }\nexpires_in = \"1h\"\nid = \"b");
+    world.apply(&good, &[]).ok();
+    let before = world.partition("billing").await;
+    let no = "grant client_credentials has no refresh token";
+    let import = ["clients", "import-token", "billing", "--refresh-token-env", "CRM_TOKEN", "--replace"];
+    world.run(&import).fails(1, &[no, "use the grant refresh_token"]);
+    let file = format!("{MACHINE}refresh_token = {{ env = \"CRM_TOKEN\" }}\n");
+    world.apply(&file, &["--replace", "billing"]).fails(2, &[no]);
+    assert!(world.apply(MACHINE, &["--replace", "billing"]).ok().contains("unchanged billing"));
+    assert_eq!(world.partition("billing").await, before);
+}
+
+#[test]
+fn a_time_with_an_offset_is_refused_with_its_remedy() {
+    let world = World::new();
+    for time in ["\"2030-01-31T12:00:00+02:00\"", "2030-01-31T12:00:00+02:00"] {
+        let file = format!("{MACHINE}access_token = {{ env = \"CRM_TOKEN\" }}\nexpires_at = {time}\n");
+        world.apply(&file, &[]).fails(2, &["`expires_at` is no time in UTC", "ends in Z"]);
+    }
 }

@@ -75,6 +75,16 @@ struct Task<'a> {
     step: Step,
 }
 
+/// What is to be done about the clients of the file.
+#[derive(Default)]
+struct Plan<'a> {
+    tasks: Vec<Task<'a>>,
+    /// Clients that cannot be understood as they stand, and why. They hold up nobody else.
+    malformed: Vec<(ClientId, RegistrarError)>,
+    /// What keeps the whole file from being applied.
+    refused: Vec<String>,
+}
+
 #[derive(Default)]
 struct Tally(BTreeMap<&'static str, usize>);
 
@@ -86,23 +96,23 @@ impl Apply {
         let store = match app.store().await {
             Err(error) if !wrong.is_empty() => {
                 output::note(format_args!("error: {error:#}"));
-                return Ok(report(&wrong, &[]));
+                return Ok(report(&wrong, &Plan::default()));
             }
             opened => opened?,
         };
         let registrar = app.registrar(&store);
-        let (tasks, refused) = self.plan(app, &registrar, entries).await?;
-        if !wrong.is_empty() || !refused.is_empty() {
-            return Ok(report(&wrong, &refused));
+        let plan = self.plan(app, &registrar, entries).await?;
+        if !wrong.is_empty() || !plan.refused.is_empty() {
+            return Ok(report(&wrong, &plan));
         }
-        let surplus = if self.prune { surplus(&store, app, &tasks).await? } else { Vec::new() };
+        let surplus = if self.prune { surplus(&store, app, &plan).await? } else { Vec::new() };
         if self.dry_run {
-            return Ok(self.rehearse(&tasks, &surplus));
+            return Ok(self.rehearse(&plan, &surplus));
         }
         if !surplus.is_empty() && !confirm(self.yes, &removal(&surplus))? {
             return Ok(ExitCode::FAILURE);
         }
-        Ok(self.carry_out(&registrar, &tasks, &surplus).await)
+        Ok(self.carry_out(&registrar, &plan, &surplus).await)
     }
 
     fn entries(&self, app: &App) -> anyhow::Result<(Vec<Entry>, Vec<Problem>)> {
@@ -142,24 +152,26 @@ impl Apply {
         app: &'a App,
         registrar: &Registrar<'_, DynamoStore>,
         entries: Vec<Entry>,
-    ) -> anyhow::Result<(Vec<Task<'a>>, Vec<String>)> {
+    ) -> anyhow::Result<Plan<'a>> {
         let reads = entries.into_iter().map(async |entry| {
             let read = registrar.read(&entry.wanted.client.id).await;
             (entry, read)
         });
         let mut reads = stream::iter(reads).buffered(AT_ONCE);
-        let (mut tasks, mut refused) = (Vec::new(), Vec::new());
+        let mut plan = Plan::default();
         while let Some((entry, read)) = reads.next().await {
             match read {
                 Ok(read) => match self.task(app, entry, &read) {
-                    Ok(task) => tasks.push(task),
-                    Err(why) => refused.push(why),
+                    Ok(task) => plan.tasks.push(task),
+                    Err(why) => plan.refused.push(why),
                 },
-                Err(error @ RegistrarError::Malformed(_)) => refused.push(error.to_string()),
+                Err(error @ RegistrarError::Malformed(_)) => {
+                    plan.malformed.push((entry.wanted.client.id, error));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok((tasks, refused))
+        Ok(plan)
     }
 
     fn task<'a>(&self, app: &'a App, entry: Entry, read: &Snapshot) -> Result<Task<'a>, String> {
@@ -176,26 +188,29 @@ impl Apply {
         Ok(Task { entry, provider, tokens, replace, step })
     }
 
-    fn rehearse(&self, tasks: &[Task<'_>], surplus: &[ClientId]) -> ExitCode {
+    fn rehearse(&self, plan: &Plan<'_>, surplus: &[ClientId]) -> ExitCode {
         let mut tally = Tally::default();
-        for task in tasks {
+        for task in &plan.tasks {
             self.tell(&mut tally, &task.entry.wanted.client.id, &task.step);
+        }
+        for (id, error) in &plan.malformed {
+            self.tell_failed(&mut tally, id, error);
         }
         for id in surplus {
             self.tell_pruned(&mut tally, id);
         }
         self.summarize(&tally);
-        ExitCode::SUCCESS
+        tally.code()
     }
 
     async fn carry_out(
         &self,
         registrar: &Registrar<'_, DynamoStore>,
-        tasks: &[Task<'_>],
+        plan: &Plan<'_>,
         surplus: &[ClientId],
     ) -> ExitCode {
         let mut tally = Tally::default();
-        let writes = tasks.iter().map(async |task| {
+        let writes = plan.tasks.iter().map(async |task| {
             let Task { entry, provider, tokens, replace, step } = task;
             let written = match step {
                 Step::Unchanged => Ok(Step::Unchanged),
@@ -210,6 +225,9 @@ impl Apply {
                 Err(error) => self.tell_failed(&mut tally, id, &error),
             }
         }
+        for (id, error) in &plan.malformed {
+            self.tell_failed(&mut tally, id, error);
+        }
         for id in surplus {
             match registrar.remove(id).await {
                 Ok(()) => self.tell_pruned(&mut tally, id),
@@ -217,7 +235,7 @@ impl Apply {
             }
         }
         self.summarize(&tally);
-        if tally.0.contains_key("failed") { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+        tally.code()
     }
 
     fn tell(&self, tally: &mut Tally, id: &ClientId, step: &Step) {
@@ -258,6 +276,12 @@ impl Apply {
             .collect();
         let rehearsal = if self.dry_run { " (dry run: nothing was written)" } else { "" };
         output::told(format_args!("summary {}{rehearsal}", counts.join(" ")));
+    }
+}
+
+impl Tally {
+    fn code(&self) -> ExitCode {
+        if self.0.contains_key("failed") { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 
@@ -328,8 +352,9 @@ fn given_tokens(app: &App, entry: &Entry) -> Result<Imported, String> {
 }
 
 /// Registered clients that the file lacks.
-async fn surplus(store: &DynamoStore, app: &App, tasks: &[Task<'_>]) -> anyhow::Result<Vec<ClientId>> {
-    let kept: BTreeSet<&ClientId> = tasks.iter().map(|task| &task.entry.wanted.client.id).collect();
+async fn surplus(store: &DynamoStore, app: &App, plan: &Plan<'_>) -> anyhow::Result<Vec<ClientId>> {
+    let planned = plan.tasks.iter().map(|task| &task.entry.wanted.client.id);
+    let kept: BTreeSet<&ClientId> = planned.chain(plan.malformed.iter().map(|(id, _)| id)).collect();
     let mut listing = Listing::new(store, app.config().store.shards);
     let mut surplus = Vec::new();
     while let Some(ids) = listing.next().await? {
@@ -347,12 +372,15 @@ fn removal(surplus: &[ClientId]) -> String {
 }
 
 /// Everything that keeps the file from being applied; nothing was written.
-fn report(wrong: &[Problem], refused: &[String]) -> ExitCode {
+fn report(wrong: &[Problem], plan: &Plan<'_>) -> ExitCode {
     for problem in wrong {
         output::note(format_args!("error: {problem}"));
     }
-    for refusal in refused {
+    for refusal in &plan.refused {
         output::note(format_args!("error: {refusal}"));
+    }
+    for (_, error) in &plan.malformed {
+        output::note(format_args!("error: {error}"));
     }
     output::note("nothing was written");
     if wrong.is_empty() { ExitCode::FAILURE } else { ExitCode::from(2) }

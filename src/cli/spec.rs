@@ -179,9 +179,10 @@ fn entry(n: usize, value: Value, providers: &Providers, problems: &mut Vec<Probl
     let named = fields.map.get("provider").and_then(Value::as_str).unwrap_or_default().to_owned();
     match providers.get(&named) {
         Some(provider) => {
-            let wrong = entry
-                .iter()
-                .flat_map(|entry| check(&entry.wanted.client, provider, entry.client_secret.is_some()));
+            let wrong = entry.iter().flat_map(|entry| {
+                let Entry { wanted, client_secret, refresh_token, .. } = entry;
+                check(&wanted.client, provider, client_secret.is_some(), refresh_token.is_some())
+            });
             wrong.for_each(|(key, problem)| fields.wrong(key, problem));
         }
         // Missing, empty, or no string: that has been said.
@@ -208,7 +209,12 @@ pub(super) fn names(providers: &Providers) -> String {
 }
 
 /// What a client must fit beyond the type of its fields: the key, and what is wrong with it.
-pub(super) fn check(client: &Client, provider: &Provider, has_secret: bool) -> Vec<(&'static str, String)> {
+pub(super) fn check(
+    client: &Client,
+    provider: &Provider,
+    has_secret: bool,
+    has_refresh_token: bool,
+) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     let name = &provider.name;
     match (provider.auth, has_secret) {
@@ -239,6 +245,11 @@ pub(super) fn check(client: &Client, provider: &Provider, has_secret: bool) -> V
     let own = ["scope", "audience", "resource", "grant_type", "refresh_token", "client_id", "client_secret"];
     for param in client.params.keys().filter(|param| own.contains(&param.as_str())) {
         wrong.push(("params", format!("holds `{param}`, which the request sets itself: use the key for it")));
+    }
+    if has_refresh_token && !client.grant.needs_refresh_token() {
+        let remedy = "cannot be: the grant client_credentials has no refresh token: leave it out, or use the grant \
+                      refresh_token";
+        wrong.push(("refresh_token", remedy.into()));
     }
     wrong.extend(client.token_url.as_ref().and_then(|url| check_url(url, provider)));
     wrong
@@ -416,7 +427,7 @@ impl Fields<'_> {
                 Some(_) => self.wrong("expires_in", "is no duration: write seconds, or text as in \"55m\""),
                 None => self.wrong(
                     "expires_at",
-                    "is no time: write epoch seconds, or text as in \"2030-01-31T12:00:00Z\"",
+                    "is no time in UTC: write epoch seconds, or text that ends in Z, as in \"2030-01-31T12:00:00Z\"",
                 ),
             }
             Expiry::Unknown
