@@ -329,6 +329,12 @@ provider = "acme"
 grant = "client_credentials"
 client_id = ""
 client_secret = { env = "EMPTY", file = "x" }
+refresh_token = { vault = "x" }
+[[client]]
+id = "seven"
+provider = "acme"
+grant = "client_credentials"
+client_id = "app"
 "#;
 
 #[test]
@@ -349,7 +355,11 @@ fn everything_that_is_wrong_with_a_file_is_reported_at_once() {
         "`four`: `token_url` is not https",
         "clients[5]: `id` is wrong",
         "clients[5]: `client_id` is empty",
-        "clients[5]: `client_secret` must not",
+        "clients[5]: `client_secret` names more than one place",
+        "clients[5]: `refresh_token` names no place that there is",
+        "`four`: `id` stands in the file more than once",
+        "`client` is no key of a clients file",
+        "`seven`: `client_secret` is missing",
         "nothing was written",
     ];
     world.apply(WRONG, &[]).fails(2, &parts);
@@ -452,7 +462,9 @@ async fn add_takes_secrets_from_stdin_environment_and_files() {
     assert_eq!(token.refresh_token, Some(Secret::new("canary-file-token")));
     assert_eq!(token.access_token, Some(Secret::new("canary-crm-token")));
     assert!(token.refresh_at.is_some_and(|at| at < token.expires_at));
-    world.run_with(&from_all, "canary-x").fails(1, &["registered already"]);
+    world
+        .run_with(&from_all, "canary-x")
+        .fails(1, &["registered already", "clients apply", "import-token crm-7", "show crm-7"]);
 }
 
 #[test]
@@ -610,6 +622,7 @@ async fn malformed_items_are_named_skipped_and_left_alone() {
         assert!(out.contains("billing") && !out.contains("crm-7"), "{out}");
     }
     world.run(&["clients", "show", "crm-7"]).fails(1, &[named]);
+    world.run(&["clients", "resolve", "nosuch", "--retry"]).fails(1, &["`nosuch` is not registered"]);
     assert!(world.run(&["why", "crm-7"]).ok().contains(named));
     for command in [&["pause", "crm-7"][..], &["refresh", "crm-7"], &["remove", "crm-7", "--yes"]] {
         world.run(&[&["clients"], command].concat()).fails(1, &[named]);
@@ -807,4 +820,58 @@ fn a_time_with_an_offset_is_refused_with_its_remedy() {
         let file = format!("{MACHINE}access_token = {{ env = \"CRM_TOKEN\" }}\nexpires_at = {time}\n");
         world.apply(&file, &[]).fails(2, &["`expires_at` is no time in UTC", "ends in Z"]);
     }
+}
+
+#[test]
+fn standard_input_is_not_read_for_a_file_that_is_wrong() {
+    let world = World::new();
+    let stdin =
+        CUSTOMER.replace("client_secret = { env = \"APP_SECRET\" }", "client_secret = { stdin = true }");
+    let wrong = MACHINE.replace("APP_SECRET", "UNSET");
+    // Empty, which would be an error of its own.
+    let ran =
+        world.apply(&format!("{stdin}{wrong}"), &[]).fails(2, &["environment variable UNSET is not set"]);
+    assert!(!ran.err.contains("standard input"), "{ran:?}");
+    world.apply(&stdin, &[]).fails(2, &["standard input is empty"]);
+}
+
+#[test]
+fn what_is_no_secret_is_refused_by_its_place() {
+    let world = World::new();
+    let refused = |bytes: &str, parts: &[&str]| {
+        let file = world.write("secret", bytes);
+        let from_file = add(&["--refresh-token-env", "CRM_TOKEN", "--client-secret-file", "secret"]);
+        world.run(&from_file).fails(2, &[&["file secret holds"], parts].concat());
+        let clients = MACHINE.replace("{ env = \"APP_SECRET\" }", &format!("{{ file = \"{file}\" }}"));
+        world.apply(&clients, &[]).fails(2, parts);
+    };
+    refused(&"x".repeat(65_537), &["more than 65536 bytes"]);
+    refused(&"\u{e9}".repeat(40_000), &["more than 65536 bytes"]);
+    refused("a\0b", &["a NUL byte"]);
+    world
+        .run(&add(&["--client-secret-env", "canary-secret/itself"]))
+        .fails(2, &["write the name, not the secret"]);
+    let literal = MACHINE.replace("APP_SECRET", "canary+literal");
+    world.apply(&literal, &[]).fails(2, &["write the name, not the secret"]);
+    world.write("secret", &"x".repeat(65_536));
+    world.run(&add(&["--refresh-token-env", "CRM_TOKEN", "--client-secret-file", "secret"])).ok();
+}
+
+#[tokio::test]
+async fn a_pause_beside_another_state_is_told() {
+    let world = World::new();
+    world.add_customer();
+    world.run(&["clients", "pause", "crm-7"]).ok();
+    world.bury("crm-7").await;
+    assert!(world.run(&["clients", "list"]).ok().contains("dead,paused"));
+    let told = world.run(&["why", "crm-7"]).ok();
+    assert!(told.contains("paused by an operator, too") && told.contains("clients resume crm-7"), "{told}");
+}
+
+#[tokio::test]
+async fn get_points_to_why_at_an_item_that_cannot_be_understood() {
+    let world = World::new();
+    world.add_customer();
+    world.assign(Key::Token(id("crm-7")), vec![Assignment::Set(attr::TOK_GEN, Value::S("x".into()))]).await;
+    world.run(&["get", "crm-7"]).fails(1, &["attribute `tok_gen`", "see `perennial why crm-7`"]);
 }

@@ -91,8 +91,7 @@ struct Tally(BTreeMap<&'static str, usize>);
 impl Apply {
     pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         let (entries, mut wrong) = self.entries(app)?;
-        let (entries, unread) = with_secrets(app, entries);
-        wrong.extend(unread);
+        let entries = with_secrets(app, entries, &mut wrong);
         let store = match app.store().await {
             Err(error) if !wrong.is_empty() => {
                 output::note(format_args!("error: {error:#}"));
@@ -133,9 +132,6 @@ impl Apply {
         if let Some(id) = self.replace.iter().find(|id| problems.is_empty() && !known.contains(id)) {
             return Err(UsageError(format!("--replace {id}: the file has no such client")).into());
         }
-        let takes_stdin = |entry: &Entry| {
-            [&entry.client_secret, &entry.refresh_token, &entry.access_token].contains(&&Some(Source::Stdin))
-        };
         for entry in entries.iter().filter(|entry| from_stdin && takes_stdin(entry)) {
             problems.push(problem(
                 entry,
@@ -320,20 +316,33 @@ fn problem(entry: &Entry, key: &str, problem: impl Into<String>) -> Problem {
     Problem { at: format!("client `{}`", entry.wanted.client.id), key: key.into(), problem: problem.into() }
 }
 
-/// Reads the client secrets, which every comparison needs.
-fn with_secrets(app: &App, entries: Vec<Entry>) -> (Vec<Entry>, Vec<Problem>) {
-    let (mut whole, mut problems) = (Vec::new(), Vec::new());
-    for mut entry in entries {
-        let read = entry.client_secret.as_ref().map(|source| source.read(app.sources())).transpose();
-        match read {
-            Ok(secret) => {
-                entry.wanted.client.client_secret = secret;
-                whole.push(entry);
-            }
-            Err(why) => problems.push(problem(&entry, "`client_secret`", format!("has no value: {why}"))),
+fn takes_stdin(entry: &Entry) -> bool {
+    entry.sources().contains(&&Some(Source::Stdin))
+}
+
+/// Reads the client secrets, which every comparison needs. Standard input comes last, and is left alone where the
+/// file is wrong already: somebody may have to type it again.
+fn with_secrets(app: &App, mut entries: Vec<Entry>, wrong: &mut Vec<Problem>) -> Vec<Entry> {
+    for stdin in [false, true] {
+        if stdin && !wrong.is_empty() {
+            entries.retain(|entry| !takes_stdin(entry));
         }
+        entries.retain_mut(|entry| {
+            let Some(source) = entry.client_secret.as_ref().filter(|of| (**of == Source::Stdin) == stdin)
+            else {
+                return true;
+            };
+            match source.read(app.sources()) {
+                Ok(secret) => entry.wanted.client.client_secret = Some(secret),
+                Err(why) => {
+                    wrong.push(problem(entry, "`client_secret`", format!("has no value: {why}")));
+                    return false;
+                }
+            }
+            true
+        });
     }
-    (whole, problems)
+    entries
 }
 
 /// Whether the file's tokens are of any use: a grant that stands is left alone.

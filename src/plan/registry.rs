@@ -81,7 +81,10 @@ fn assign(name: &'static str, value: Option<Value>) -> Assignment {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// It is there already.
-    #[error("client `{0}` is registered already")]
+    #[error(
+        "client `{0}` is registered already: change it by `perennial clients apply`, give it new tokens by `perennial \
+         clients import-token {0}`, or look at it with `perennial clients show {0}`"
+    )]
     Exists(ClientId),
     /// It is not there.
     #[error("client `{0}` is not registered: see `perennial clients list`")]
@@ -348,9 +351,11 @@ pub fn resolve(
     resolution: Resolution,
     now: Timestamp,
 ) -> Result<Change, Refusal> {
+    let client = read.client().ok_or_else(|| Refusal::NotRegistered(id.clone()))?;
     let held = read.lease.as_ref().filter(|lease| standing(lease, read.tok_gen()) == Standing::Held);
-    let (Some(lease), Some(client)) = (held, read.client()) else {
-        return Err(Refusal::Inconsistent(id.clone(), "it is not held in doubt: see `perennial why`".into()));
+    let Some(lease) = held else {
+        let problem = format!("it is not held in doubt: see `perennial why {id}`");
+        return Err(Refusal::Inconsistent(id.clone(), problem));
     };
     let assignments = match resolution {
         // A count of zero is the operator's order to send, where policy alone would not.
