@@ -32,7 +32,7 @@ pub enum RegistrarError {
     #[error(transparent)]
     Refused(#[from] Refusal),
     /// An item cannot be understood; it was left as it is.
-    #[error("{0}; nothing was written: repair or delete that item by hand")]
+    #[error("{0}; correct or delete that item by hand")]
     Malformed(#[from] Malformed),
     /// The store gave no answer, or refuses.
     #[error(transparent)]
@@ -508,6 +508,21 @@ mod tests {
         assert_eq!(read.lease, Some(Lease::idle(held.generation.next())));
         let late = lease::release(&id, held.generation, &lease::Release::NotNeeded);
         assert!(matches!(world.apply(&late).await, Applied::Lost(_)));
+    }
+
+    #[tokio::test]
+    async fn a_machine_client_keeps_its_good_token_from_a_refresh_token() {
+        let world = World::new();
+        let given = Imported { access_token: Some(Secret::new("a1")), ..Imported::nothing() };
+        let (registrar, id, wanted) = (world.registrar(), client().id, machine(|_| ()));
+        registrar.put(&wanted, &given, &provider(), false).await.expect("created");
+        let before = world.partition().await;
+        let refusal = Refusal::NoRefreshToken(id.clone());
+        assert_eq!(refused(registrar.import(&id, &tokens("r1"), &provider(), true).await), refusal);
+        assert_eq!(refused(registrar.put(&wanted, &tokens("r1"), &provider(), true).await), refusal);
+        let nothing = registrar.put(&wanted, &Imported::nothing(), &provider(), true).await;
+        assert_eq!(nothing, Ok(Step::Unchanged), "none given to put in its place");
+        assert_eq!(world.partition().await, before);
     }
 
     #[tokio::test]

@@ -329,6 +329,12 @@ provider = "acme"
 grant = "client_credentials"
 client_id = ""
 client_secret = { env = "EMPTY", file = "x" }
+refresh_token = { vault = "x" }
+[[client]]
+id = "seven"
+provider = "acme"
+grant = "client_credentials"
+client_id = "app"
 "#;
 
 #[test]
@@ -349,7 +355,11 @@ fn everything_that_is_wrong_with_a_file_is_reported_at_once() {
         "`four`: `token_url` is not https",
         "clients[5]: `id` is wrong",
         "clients[5]: `client_id` is empty",
-        "clients[5]: `client_secret` must not",
+        "clients[5]: `client_secret` names more than one place",
+        "clients[5]: `refresh_token` names no place that there is",
+        "`four`: `id` stands in the file more than once",
+        "`client` is no key of a clients file",
+        "`seven`: `client_secret` is missing",
         "nothing was written",
     ];
     world.apply(WRONG, &[]).fails(2, &parts);
@@ -452,7 +462,9 @@ async fn add_takes_secrets_from_stdin_environment_and_files() {
     assert_eq!(token.refresh_token, Some(Secret::new("canary-file-token")));
     assert_eq!(token.access_token, Some(Secret::new("canary-crm-token")));
     assert!(token.refresh_at.is_some_and(|at| at < token.expires_at));
-    world.run_with(&from_all, "canary-x").fails(1, &["registered already"]);
+    world
+        .run_with(&from_all, "canary-x")
+        .fails(1, &["registered already", "clients apply", "import-token crm-7", "show crm-7"]);
 }
 
 #[test]
@@ -467,6 +479,12 @@ fn add_refuses_what_cannot_work() {
     world.run(&add(&["--client-secret-file", "nowhere"])).fails(2, &["nowhere cannot be read"]);
     world.run(&add(&[secret, "A", "--client-secret-stdin"])).fails(2, &["cannot be used with"]);
     world.run(&add(&[secret, "APP_SECRET", "--expires-in", "5m"])).fails(2, &["access-token"]);
+    let machine =
+        ["clients", "add", "x", "--provider", "open", "--grant", "client_credentials", "--client-id", "a"];
+    let needless = [&machine[..], &["--refresh-token-env", "CRM_TOKEN"]].concat();
+    world
+        .run(&needless)
+        .fails(2, &["grant client_credentials has no refresh token", "use the grant refresh_token"]);
     let nobody =
         ["clients", "add", "x", "--provider", "nobody", "--grant", "client_credentials", "--client-id", "a"];
     world.run(&nobody).fails(2, &["provider `nobody`", "acme, open, other"]);
@@ -604,11 +622,23 @@ async fn malformed_items_are_named_skipped_and_left_alone() {
         assert!(out.contains("billing") && !out.contains("crm-7"), "{out}");
     }
     world.run(&["clients", "show", "crm-7"]).fails(1, &[named]);
+    world.run(&["clients", "resolve", "nosuch", "--retry"]).fails(1, &["`nosuch` is not registered"]);
     assert!(world.run(&["why", "crm-7"]).ok().contains(named));
     for command in [&["pause", "crm-7"][..], &["refresh", "crm-7"], &["remove", "crm-7", "--yes"]] {
         world.run(&[&["clients"], command].concat()).fails(1, &[named]);
     }
-    world.apply(&CUSTOMER.replace("app-1", "app-2"), &[]).fails(1, &[named, "nothing was written"]);
+    let more = MACHINE.replace("billing", "fresh");
+    for (options, listed) in [(&["--dry-run"][..], 1), (&["--prune", "--yes"], 1), (&[], 1)] {
+        let ran = world.apply(&format!("{}{more}", CUSTOMER.replace("app-1", "app-2")), options);
+        let ran = ran.fails(1, &[named, "; correct or delete that item by hand"]);
+        assert_eq!(ran.err.matches("by hand").count(), 1, "{ran:?}");
+        assert!(
+            ran.out.contains("failed    crm-7  left as it was") && ran.out.contains(" failed=1"),
+            "{ran:?}"
+        );
+        assert_eq!(world.run(&["clients", "list", "--json"]).ok().lines().count(), listed);
+    }
+    world.run(&["clients", "show", "fresh"]).ok();
     assert_eq!(world.partition("crm-7").await, before);
 }
 
@@ -728,4 +758,120 @@ fn commands_work_beside_a_running_daemon() {
     world.run(&["clients", "remove", "crm-7", "--yes"]).ok();
     let log = std::fs::read_to_string(world.path("daemon.log")).expect("a log");
     assert!(!log.contains("canary"), "{log}");
+}
+
+/// Runs a command whose output nobody reads.
+fn run_unread(world: &World, arguments: &[&str]) -> i32 {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = Command::new(env!("CARGO_BIN_EXE_perennial"))
+        .args(arguments)
+        .env_clear()
+        .env("PERENNIAL_CONFIG", world.path("perennial.toml"))
+        .env("PERENNIAL__STORE__PATH", world.path("store.db"))
+        .env("APP_SECRET", "canary-app-secret")
+        .stdin(Stdio::null())
+        .stdout(writer)
+        .stderr(Stdio::null())
+        .status();
+    status.expect("the binary runs").code().expect("no signal")
+}
+
+#[tokio::test]
+async fn writes_go_on_when_nobody_reads_the_output() {
+    let world = World::new();
+    let ids: Vec<String> = (0..40).map(|n| format!("m-{n}")).collect();
+    let text: String = ids.iter().map(|id| MACHINE.replace("billing", id)).collect();
+    let file = world.write("clients.toml", &text);
+    assert_eq!(run_unread(&world, &["clients", "apply", &file]), 0);
+    assert_eq!(world.run(&["clients", "list", "--json"]).ok().lines().count(), 40);
+    assert_eq!(
+        run_unread(&world, &["clients", "pause", "m-0", "nosuch", "m-1"]),
+        1,
+        "what fails still counts"
+    );
+    assert!(world.read("m-1").await.client().expect("registered").paused);
+    let less = world.write("less.toml", MACHINE);
+    assert_eq!(run_unread(&world, &["clients", "apply", &less, "--prune", "--yes"]), 0);
+    assert_eq!(world.run(&["clients", "list", "--json"]).ok().lines().count(), 1);
+    assert_eq!(run_unread(&world, &["clients", "list"]), 0, "a reader ends quietly");
+}
+
+#[tokio::test]
+async fn a_machine_client_takes_no_refresh_token() {
+    let world = World::new();
+    let good =
+        MACHINE.replace("id = \"b", "access_token = { env = \"CRM_TOKEN\" }\nexpires_in = \"1h\"\nid = \"b");
+    world.apply(&good, &[]).ok();
+    let before = world.partition("billing").await;
+    let no = "grant client_credentials has no refresh token";
+    let import = ["clients", "import-token", "billing", "--refresh-token-env", "CRM_TOKEN", "--replace"];
+    world.run(&import).fails(1, &[no, "use the grant refresh_token"]);
+    let file = format!("{MACHINE}refresh_token = {{ env = \"CRM_TOKEN\" }}\n");
+    world.apply(&file, &["--replace", "billing"]).fails(2, &[no]);
+    assert!(world.apply(MACHINE, &["--replace", "billing"]).ok().contains("unchanged billing"));
+    assert_eq!(world.partition("billing").await, before);
+}
+
+#[test]
+fn a_time_with_an_offset_is_refused_with_its_remedy() {
+    let world = World::new();
+    for time in ["\"2030-01-31T12:00:00+02:00\"", "2030-01-31T12:00:00+02:00"] {
+        let file = format!("{MACHINE}access_token = {{ env = \"CRM_TOKEN\" }}\nexpires_at = {time}\n");
+        world.apply(&file, &[]).fails(2, &["`expires_at` is no time in UTC", "ends in Z"]);
+    }
+}
+
+#[test]
+fn standard_input_is_not_read_for_a_file_that_is_wrong() {
+    let world = World::new();
+    let stdin =
+        CUSTOMER.replace("client_secret = { env = \"APP_SECRET\" }", "client_secret = { stdin = true }");
+    let wrong = MACHINE.replace("APP_SECRET", "UNSET");
+    // Empty, which would be an error of its own.
+    let ran =
+        world.apply(&format!("{stdin}{wrong}"), &[]).fails(2, &["environment variable UNSET is not set"]);
+    assert!(!ran.err.contains("standard input"), "{ran:?}");
+    world.apply(&stdin, &[]).fails(2, &["standard input is empty"]);
+}
+
+#[test]
+fn what_is_no_secret_is_refused_by_its_place() {
+    let world = World::new();
+    let refused = |bytes: &str, parts: &[&str]| {
+        let file = world.write("secret", bytes);
+        let from_file = add(&["--refresh-token-env", "CRM_TOKEN", "--client-secret-file", "secret"]);
+        world.run(&from_file).fails(2, &[&["file secret holds"], parts].concat());
+        let clients = MACHINE.replace("{ env = \"APP_SECRET\" }", &format!("{{ file = \"{file}\" }}"));
+        world.apply(&clients, &[]).fails(2, parts);
+    };
+    refused(&"x".repeat(65_537), &["more than 65536 bytes"]);
+    refused(&"\u{e9}".repeat(40_000), &["more than 65536 bytes"]);
+    refused("a\0b", &["a NUL byte"]);
+    world
+        .run(&add(&["--client-secret-env", "canary-secret/itself"]))
+        .fails(2, &["write the name, not the secret"]);
+    let literal = MACHINE.replace("APP_SECRET", "canary+literal");
+    world.apply(&literal, &[]).fails(2, &["write the name, not the secret"]);
+    world.write("secret", &"x".repeat(65_536));
+    world.run(&add(&["--refresh-token-env", "CRM_TOKEN", "--client-secret-file", "secret"])).ok();
+}
+
+#[tokio::test]
+async fn a_pause_beside_another_state_is_told() {
+    let world = World::new();
+    world.add_customer();
+    world.run(&["clients", "pause", "crm-7"]).ok();
+    world.bury("crm-7").await;
+    assert!(world.run(&["clients", "list"]).ok().contains("dead,paused"));
+    let told = world.run(&["why", "crm-7"]).ok();
+    assert!(told.contains("paused by an operator, too") && told.contains("clients resume crm-7"), "{told}");
+}
+
+#[tokio::test]
+async fn get_points_to_why_at_an_item_that_cannot_be_understood() {
+    let world = World::new();
+    world.add_customer();
+    world.assign(Key::Token(id("crm-7")), vec![Assignment::Set(attr::TOK_GEN, Value::S("x".into()))]).await;
+    world.run(&["get", "crm-7"]).fails(1, &["attribute `tok_gen`", "see `perennial why crm-7`"]);
 }

@@ -83,7 +83,8 @@ impl Add {
         let sources = [self.client_secret.source(), self.refresh_token.source(), self.access_token.source()];
         let [client_secret, refresh_token, access_token] = read_all(app, &sources)?;
         let wanted = self.wanted(client_secret);
-        let wrong = spec::check(&wanted.client, provider, wanted.client.client_secret.is_some());
+        let has_secret = wanted.client.client_secret.is_some();
+        let wrong = spec::check(&wanted.client, provider, has_secret, refresh_token.is_some());
         if !wrong.is_empty() {
             let lines = wrong.iter().map(|(key, problem)| format!("\n  {key} {problem}"));
             return Err(UsageError(format!("client `{}`:{}", self.id, lines.collect::<String>())).into());
@@ -99,7 +100,7 @@ impl Add {
             Step::Create { adopts: true } => "registered, with the tokens that another tool stored",
             _ => "registered",
         };
-        output::line(format_args!("{} {told}", self.id))?;
+        output::told(format_args!("{} {told}", self.id));
         Ok(ExitCode::SUCCESS)
     }
 

@@ -75,34 +75,43 @@ struct Task<'a> {
     step: Step,
 }
 
+/// What is to be done about the clients of the file.
+#[derive(Default)]
+struct Plan<'a> {
+    tasks: Vec<Task<'a>>,
+    /// Clients that cannot be understood as they stand, and why. They hold up nobody else.
+    malformed: Vec<(ClientId, RegistrarError)>,
+    /// What keeps the whole file from being applied.
+    refused: Vec<String>,
+}
+
 #[derive(Default)]
 struct Tally(BTreeMap<&'static str, usize>);
 
 impl Apply {
     pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         let (entries, mut wrong) = self.entries(app)?;
-        let (entries, unread) = with_secrets(app, entries);
-        wrong.extend(unread);
+        let entries = with_secrets(app, entries, &mut wrong);
         let store = match app.store().await {
             Err(error) if !wrong.is_empty() => {
                 output::note(format_args!("error: {error:#}"));
-                return Ok(report(&wrong, &[]));
+                return Ok(report(&wrong, &Plan::default()));
             }
             opened => opened?,
         };
         let registrar = app.registrar(&store);
-        let (tasks, refused) = self.plan(app, &registrar, entries).await?;
-        if !wrong.is_empty() || !refused.is_empty() {
-            return Ok(report(&wrong, &refused));
+        let plan = self.plan(app, &registrar, entries).await?;
+        if !wrong.is_empty() || !plan.refused.is_empty() {
+            return Ok(report(&wrong, &plan));
         }
-        let surplus = if self.prune { surplus(&store, app, &tasks).await? } else { Vec::new() };
+        let surplus = if self.prune { surplus(&store, app, &plan).await? } else { Vec::new() };
         if self.dry_run {
-            return self.rehearse(&tasks, &surplus);
+            return Ok(self.rehearse(&plan, &surplus));
         }
         if !surplus.is_empty() && !confirm(self.yes, &removal(&surplus))? {
             return Ok(ExitCode::FAILURE);
         }
-        self.carry_out(&registrar, &tasks, &surplus).await
+        Ok(self.carry_out(&registrar, &plan, &surplus).await)
     }
 
     fn entries(&self, app: &App) -> anyhow::Result<(Vec<Entry>, Vec<Problem>)> {
@@ -123,9 +132,6 @@ impl Apply {
         if let Some(id) = self.replace.iter().find(|id| problems.is_empty() && !known.contains(id)) {
             return Err(UsageError(format!("--replace {id}: the file has no such client")).into());
         }
-        let takes_stdin = |entry: &Entry| {
-            [&entry.client_secret, &entry.refresh_token, &entry.access_token].contains(&&Some(Source::Stdin))
-        };
         for entry in entries.iter().filter(|entry| from_stdin && takes_stdin(entry)) {
             problems.push(problem(
                 entry,
@@ -142,24 +148,26 @@ impl Apply {
         app: &'a App,
         registrar: &Registrar<'_, DynamoStore>,
         entries: Vec<Entry>,
-    ) -> anyhow::Result<(Vec<Task<'a>>, Vec<String>)> {
+    ) -> anyhow::Result<Plan<'a>> {
         let reads = entries.into_iter().map(async |entry| {
             let read = registrar.read(&entry.wanted.client.id).await;
             (entry, read)
         });
         let mut reads = stream::iter(reads).buffered(AT_ONCE);
-        let (mut tasks, mut refused) = (Vec::new(), Vec::new());
+        let mut plan = Plan::default();
         while let Some((entry, read)) = reads.next().await {
             match read {
                 Ok(read) => match self.task(app, entry, &read) {
-                    Ok(task) => tasks.push(task),
-                    Err(why) => refused.push(why),
+                    Ok(task) => plan.tasks.push(task),
+                    Err(why) => plan.refused.push(why),
                 },
-                Err(error @ RegistrarError::Malformed(_)) => refused.push(error.to_string()),
+                Err(error @ RegistrarError::Malformed(_)) => {
+                    plan.malformed.push((entry.wanted.client.id, error));
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        Ok((tasks, refused))
+        Ok(plan)
     }
 
     fn task<'a>(&self, app: &'a App, entry: Entry, read: &Snapshot) -> Result<Task<'a>, String> {
@@ -176,26 +184,29 @@ impl Apply {
         Ok(Task { entry, provider, tokens, replace, step })
     }
 
-    fn rehearse(&self, tasks: &[Task<'_>], surplus: &[ClientId]) -> anyhow::Result<ExitCode> {
+    fn rehearse(&self, plan: &Plan<'_>, surplus: &[ClientId]) -> ExitCode {
         let mut tally = Tally::default();
-        for task in tasks {
-            self.tell(&mut tally, &task.entry.wanted.client.id, &task.step)?;
+        for task in &plan.tasks {
+            self.tell(&mut tally, &task.entry.wanted.client.id, &task.step);
+        }
+        for (id, error) in &plan.malformed {
+            self.tell_failed(&mut tally, id, error);
         }
         for id in surplus {
-            self.tell_pruned(&mut tally, id)?;
+            self.tell_pruned(&mut tally, id);
         }
-        self.summarize(&tally)?;
-        Ok(ExitCode::SUCCESS)
+        self.summarize(&tally);
+        tally.code()
     }
 
     async fn carry_out(
         &self,
         registrar: &Registrar<'_, DynamoStore>,
-        tasks: &[Task<'_>],
+        plan: &Plan<'_>,
         surplus: &[ClientId],
-    ) -> anyhow::Result<ExitCode> {
+    ) -> ExitCode {
         let mut tally = Tally::default();
-        let writes = tasks.iter().map(async |task| {
+        let writes = plan.tasks.iter().map(async |task| {
             let Task { entry, provider, tokens, replace, step } = task;
             let written = match step {
                 Step::Unchanged => Ok(Step::Unchanged),
@@ -206,56 +217,53 @@ impl Apply {
         let mut writes = stream::iter(writes).buffered(AT_ONCE);
         while let Some((id, written)) = writes.next().await {
             match written {
-                Ok(step) => self.tell(&mut tally, id, &step)?,
-                Err(error) => self.tell_failed(&mut tally, id, &error)?,
+                Ok(step) => self.tell(&mut tally, id, &step),
+                Err(error) => self.tell_failed(&mut tally, id, &error),
             }
+        }
+        for (id, error) in &plan.malformed {
+            self.tell_failed(&mut tally, id, error);
         }
         for id in surplus {
             match registrar.remove(id).await {
-                Ok(()) => self.tell_pruned(&mut tally, id)?,
-                Err(error) => self.tell_failed(&mut tally, id, &error)?,
+                Ok(()) => self.tell_pruned(&mut tally, id),
+                Err(error) => self.tell_failed(&mut tally, id, &error),
             }
         }
-        self.summarize(&tally)?;
-        Ok(if tally.0.contains_key("failed") { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        self.summarize(&tally);
+        tally.code()
     }
 
-    fn tell(&self, tally: &mut Tally, id: &ClientId, step: &Step) -> anyhow::Result<()> {
+    fn tell(&self, tally: &mut Tally, id: &ClientId, step: &Step) {
         let (action, fields, note) = words(step);
-        self.print(tally, action, id, fields, note)
+        self.print(tally, action, id, fields, note);
     }
 
-    fn tell_pruned(&self, tally: &mut Tally, id: &ClientId) -> anyhow::Result<()> {
-        self.print(tally, "prune", id, &[], "")
+    fn tell_pruned(&self, tally: &mut Tally, id: &ClientId) {
+        self.print(tally, "prune", id, &[], "");
     }
 
-    fn tell_failed(&self, tally: &mut Tally, id: &ClientId, error: &RegistrarError) -> anyhow::Result<()> {
+    fn tell_failed(&self, tally: &mut Tally, id: &ClientId, error: &RegistrarError) {
         output::note(format_args!("failed: {error}"));
-        self.print(tally, "failed", id, &[], "left as it was")
+        self.print(tally, "failed", id, &[], "left as it was");
     }
 
-    fn print(
-        &self,
-        tally: &mut Tally,
-        action: &'static str,
-        id: &ClientId,
-        fields: &[Field],
-        note: &str,
-    ) -> anyhow::Result<()> {
+    fn print(&self, tally: &mut Tally, action: &'static str, id: &ClientId, fields: &[Field], note: &str) {
         *tally.0.entry(action).or_default() += 1;
         if self.json {
             let result =
                 json!({ "client": id.as_str(), "action": action, "fields": fields, "dry_run": self.dry_run });
-            return output::json(&result);
+            output::told(result);
+            return;
         }
         let changes = fields.iter().map(|field| format!("{}: {}", field.field, field.change));
         let details: Vec<String> = changes.chain((!note.is_empty()).then(|| note.to_owned())).collect();
-        output::line(format!("{action:<9} {id}  {}", details.join("; ")).trim_end())
+        output::told(format!("{action:<9} {id}  {}", details.join("; ")).trim_end());
     }
 
-    fn summarize(&self, tally: &Tally) -> anyhow::Result<()> {
+    fn summarize(&self, tally: &Tally) {
         if self.json {
-            return Ok(());
+            return;
         }
         let actions = ["create", "update", "replace", "unchanged", "prune", "failed"];
         let counts: Vec<String> = actions
@@ -263,7 +271,13 @@ impl Apply {
             .map(|action| format!("{action}={}", tally.0.get(action).copied().unwrap_or(0)))
             .collect();
         let rehearsal = if self.dry_run { " (dry run: nothing was written)" } else { "" };
-        output::line(format_args!("summary {}{rehearsal}", counts.join(" ")))
+        output::told(format_args!("summary {}{rehearsal}", counts.join(" ")));
+    }
+}
+
+impl Tally {
+    fn code(&self) -> ExitCode {
+        if self.0.contains_key("failed") { ExitCode::FAILURE } else { ExitCode::SUCCESS }
     }
 }
 
@@ -302,20 +316,33 @@ fn problem(entry: &Entry, key: &str, problem: impl Into<String>) -> Problem {
     Problem { at: format!("client `{}`", entry.wanted.client.id), key: key.into(), problem: problem.into() }
 }
 
-/// Reads the client secrets, which every comparison needs.
-fn with_secrets(app: &App, entries: Vec<Entry>) -> (Vec<Entry>, Vec<Problem>) {
-    let (mut whole, mut problems) = (Vec::new(), Vec::new());
-    for mut entry in entries {
-        let read = entry.client_secret.as_ref().map(|source| source.read(app.sources())).transpose();
-        match read {
-            Ok(secret) => {
-                entry.wanted.client.client_secret = secret;
-                whole.push(entry);
-            }
-            Err(why) => problems.push(problem(&entry, "`client_secret`", format!("has no value: {why}"))),
+fn takes_stdin(entry: &Entry) -> bool {
+    entry.sources().contains(&&Some(Source::Stdin))
+}
+
+/// Reads the client secrets, which every comparison needs. Standard input comes last, and is left alone where the
+/// file is wrong already: somebody may have to type it again.
+fn with_secrets(app: &App, mut entries: Vec<Entry>, wrong: &mut Vec<Problem>) -> Vec<Entry> {
+    for stdin in [false, true] {
+        if stdin && !wrong.is_empty() {
+            entries.retain(|entry| !takes_stdin(entry));
         }
+        entries.retain_mut(|entry| {
+            let Some(source) = entry.client_secret.as_ref().filter(|of| (**of == Source::Stdin) == stdin)
+            else {
+                return true;
+            };
+            match source.read(app.sources()) {
+                Ok(secret) => entry.wanted.client.client_secret = Some(secret),
+                Err(why) => {
+                    wrong.push(problem(entry, "`client_secret`", format!("has no value: {why}")));
+                    return false;
+                }
+            }
+            true
+        });
     }
-    (whole, problems)
+    entries
 }
 
 /// Whether the file's tokens are of any use: a grant that stands is left alone.
@@ -334,8 +361,9 @@ fn given_tokens(app: &App, entry: &Entry) -> Result<Imported, String> {
 }
 
 /// Registered clients that the file lacks.
-async fn surplus(store: &DynamoStore, app: &App, tasks: &[Task<'_>]) -> anyhow::Result<Vec<ClientId>> {
-    let kept: BTreeSet<&ClientId> = tasks.iter().map(|task| &task.entry.wanted.client.id).collect();
+async fn surplus(store: &DynamoStore, app: &App, plan: &Plan<'_>) -> anyhow::Result<Vec<ClientId>> {
+    let planned = plan.tasks.iter().map(|task| &task.entry.wanted.client.id);
+    let kept: BTreeSet<&ClientId> = planned.chain(plan.malformed.iter().map(|(id, _)| id)).collect();
     let mut listing = Listing::new(store, app.config().store.shards);
     let mut surplus = Vec::new();
     while let Some(ids) = listing.next().await? {
@@ -353,12 +381,15 @@ fn removal(surplus: &[ClientId]) -> String {
 }
 
 /// Everything that keeps the file from being applied; nothing was written.
-fn report(wrong: &[Problem], refused: &[String]) -> ExitCode {
+fn report(wrong: &[Problem], plan: &Plan<'_>) -> ExitCode {
     for problem in wrong {
         output::note(format_args!("error: {problem}"));
     }
-    for refusal in refused {
+    for refusal in &plan.refused {
         output::note(format_args!("error: {refusal}"));
+    }
+    for (_, error) in &plan.malformed {
+        output::note(format_args!("error: {error}"));
     }
     output::note("nothing was written");
     if wrong.is_empty() { ExitCode::FAILURE } else { ExitCode::from(2) }

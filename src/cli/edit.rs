@@ -68,8 +68,8 @@ async fn each(
     let mut code = ExitCode::SUCCESS;
     for id in ids {
         match edit(id).await {
-            Ok(Outcome::Done) => output::line(format_args!("{id} {done}"))?,
-            Ok(Outcome::Unchanged) => output::line(format_args!("{id} {unchanged}"))?,
+            Ok(Outcome::Done) => output::told(format_args!("{id} {done}")),
+            Ok(Outcome::Unchanged) => output::told(format_args!("{id} {unchanged}")),
             Err(error) => {
                 output::note(format_args!("error: {error}"));
                 code = ExitCode::FAILURE;

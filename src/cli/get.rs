@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
+use anyhow::anyhow;
 use clap::Args;
 use serde_json::json;
 
@@ -39,7 +40,9 @@ impl Get {
         let found = store.load(&[Key::Token(self.id.clone())], View::Whole).await?;
         let token = found.into_iter().next().map(|(_, item)| item);
         let partition = Partition { token, ..Partition::default() };
-        let read: Snapshot = partition.decode(&self.id)?;
+        let read: Snapshot = partition
+            .decode(&self.id)
+            .map_err(|error| anyhow!("{error}; see `perennial why {}`", self.id))?;
         let now = app.clock().now();
         match valid(read.token.as_ref(), now, self.min_ttl) {
             Ok((token, access)) => {

@@ -49,7 +49,7 @@ impl ImportToken {
         if let Some(note) = short_lifetime(expiry) {
             output::note(format_args!("note: {}: {note}", self.id));
         }
-        output::line(format_args!("{} has new tokens", self.id))?;
+        output::told(format_args!("{} has new tokens", self.id));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -254,7 +254,7 @@ impl Printer {
                 client.id.as_str(),
                 &client.provider,
                 client.grant.as_str(),
-                status.phase.as_str(),
+                &state(client, status),
                 [&self.time(status.expires_at), &self.time(status.next_refresh)],
                 &status.failures.to_string(),
                 status.owner.as_deref().unwrap_or("-"),
@@ -278,6 +278,12 @@ impl Printer {
     }
 }
 
+/// A pause beside another state is told, too: it outlasts whatever is done about that one.
+fn state(client: &Client, status: &Status) -> String {
+    let paused = if client.paused && status.phase != Phase::Paused { ",paused" } else { "" };
+    format!("{}{paused}", status.phase)
+}
+
 fn row(
     id: &str,
     provider: &str,
@@ -287,5 +293,5 @@ fn row(
     failures: &str,
     owner: &str,
 ) -> String {
-    format!("{id:<28} {provider:<14} {grant:<18} {state:<10} {expires:<14} {next:<14} {failures:<8} {owner}")
+    format!("{id:<28} {provider:<14} {grant:<18} {state:<12} {expires:<14} {next:<14} {failures:<8} {owner}")
 }

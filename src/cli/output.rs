@@ -21,6 +21,16 @@ pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
     }
 }
 
+/// Prints what was written to the table. That nobody reads it is no reason to stop between two writes.
+pub(super) fn told(text: impl Display) {
+    match line(text) {
+        Err(error) if !error.is::<Closed>() => {
+            note(format_args!("note: the result cannot be printed: {error}"))
+        }
+        _ => {}
+    }
+}
+
 /// Prints a line of the result as JSON.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string(value)?)

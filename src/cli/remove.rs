@@ -28,7 +28,7 @@ impl Remove {
         }
         let store = app.store().await?;
         app.registrar(&store).remove(&self.id).await?;
-        output::line(format_args!("{} removed", self.id))?;
+        output::told(format_args!("{} removed", self.id));
         Ok(ExitCode::SUCCESS)
     }
 }

@@ -41,7 +41,7 @@ impl Resolve {
             (Resolution::Dead, "is dead now: it needs `perennial clients import-token`")
         };
         app.registrar(&store).resolve(&self.id, resolution).await?;
-        output::line(format_args!("{} {told}", self.id))?;
+        output::told(format_args!("{} {told}", self.id));
         Ok(ExitCode::SUCCESS)
     }
 }

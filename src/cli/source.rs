@@ -16,8 +16,8 @@ use crate::plan::schedule;
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
-/// The longest secret, in bytes: no DynamoDB item is larger.
-const LONGEST: u64 = 400 * 1024;
+/// The longest secret, in bytes: a token is some kilobytes at most, and what is longer is another file.
+const LONGEST: usize = 64 * 1024;
 
 /// The place of a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +44,14 @@ impl Source {
     /// The secret, without one trailing newline. An error says what is wrong with the place.
     pub(super) fn read(&self, environment: &Sources) -> Result<Secret, String> {
         let text = match self {
+            // Not repeated: somebody who took the option wrongly may have written the secret itself.
+            Self::Env(name) if !is_variable(name) => {
+                return Err(
+                    "what is given is no name of an environment variable (letters, digits and _): write the \
+                            name, not the secret"
+                        .into(),
+                );
+            }
             Self::Env(name) => match environment.variable(name) {
                 Some(secret) => Zeroizing::new(secret.expose().to_owned()),
                 None => return Err(format!("{self} is not set, or empty: set it")),
@@ -56,6 +64,12 @@ impl Source {
             }
         };
         match without_newline(&text) {
+            _ if text.len() > LONGEST => Err(format!(
+                "{self} holds more than {LONGEST} bytes, which is no secret: check what is there"
+            )),
+            secret if secret.contains('\0') => {
+                Err(format!("{self} holds a NUL byte, which is no part of a secret: check what is there"))
+            }
             "" => Err(format!("{self} is empty: put the secret there")),
             secret => Ok(Secret::new(secret)),
         }
@@ -64,8 +78,22 @@ impl Source {
 
 fn slurp(from: io::Result<impl Read>) -> io::Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::new());
-    from?.take(LONGEST).read_to_string(&mut text)?;
+    // One byte more than is allowed, to tell. The limit may cut a character in two.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST + 1));
+    from?.take(LONGEST as u64 + 1).read_to_end(&mut bytes)?;
+    match std::str::from_utf8(&bytes) {
+        Err(_) if bytes.len() <= LONGEST => {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no UTF-8"));
+        }
+        Err(_) => text.push_str(&" ".repeat(LONGEST + 1)),
+        Ok(read) => text.push_str(read),
+    }
     Ok(text)
+}
+
+fn is_variable(name: &str) -> bool {
+    let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    name.chars().all(word) && !name.starts_with(|c: char| c.is_ascii_digit()) && !name.is_empty()
 }
 
 fn without_newline(text: &str) -> &str {

@@ -53,6 +53,13 @@ pub(super) struct Entry {
     pub(super) expiry: Expiry,
 }
 
+impl Entry {
+    /// Where its secrets come from.
+    pub(super) fn sources(&self) -> [&Option<Source>; 3] {
+        [&self.client_secret, &self.refresh_token, &self.access_token]
+    }
+}
+
 type Providers = BTreeMap<String, Arc<Provider>>;
 
 const KEYS: [&str; 15] = [
@@ -76,18 +83,16 @@ const KEYS: [&str; 15] = [
 /// Reads a file: what can be understood of it, and everything that is wrong with it.
 pub(super) fn parse(text: &str, format: Format, providers: &Providers) -> (Vec<Entry>, Vec<Problem>) {
     let mut problems = Vec::new();
-    let entries = match tree(text, format).and_then(clients) {
-        Ok(clients) => {
-            let read = clients.into_iter().enumerate();
-            read.filter_map(|(n, value)| entry(n, value, providers, &mut problems)).collect()
-        }
-        Err(problem) => {
-            problems.push(problem);
-            Vec::new()
-        }
-    };
-    problems.extend(duplicates(&entries));
-    let sources = entries.iter().flat_map(|e| [&e.client_secret, &e.refresh_token, &e.access_token]);
+    let values = tree(text, format).map(|tree| clients(tree, &mut problems)).unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    });
+    let twice = duplicates(&values);
+    let read = values.into_iter().enumerate();
+    let entries: Vec<Entry> =
+        read.filter_map(|(n, value)| entry(n, value, providers, &mut problems)).collect();
+    problems.extend(twice);
+    let sources = entries.iter().flat_map(Entry::sources);
     if let Err(problem) = only_one_stdin(sources) {
         problems.push(Problem { at: "the file".into(), key: "names stdin twice:".into(), problem });
     }
@@ -126,36 +131,45 @@ fn from_toml(value: toml::Value) -> Value {
     }
 }
 
-fn clients(tree: Value) -> Result<Vec<Value>, Problem> {
+fn clients(tree: Value, problems: &mut Vec<Problem>) -> Vec<Value> {
     let Value::Object(mut root) = tree else {
-        return Err(in_file("is no table", "with the key `clients`: write [[clients]] entries"));
+        problems.push(in_file("is no table", "with the key `clients`: write [[clients]] entries"));
+        return Vec::new();
     };
     let list = root.remove("clients");
-    if let Some(key) = root.keys().next() {
-        return Err(in_file(
-            &format!("`{key}`"),
-            "is no key of a clients file: all there is are [[clients]] entries",
-        ));
+    for key in root.keys() {
+        let problem = "is no key of a clients file: all there is are [[clients]] entries";
+        problems.push(in_file(&format!("`{key}`"), problem));
     }
+    let mut entries = Vec::new();
     match list {
-        Some(Value::Array(list)) => Ok(list),
-        Some(_) => Err(in_file("`clients`", "is no list: write [[clients]] entries")),
+        Some(Value::Array(list)) => entries = list,
+        Some(_) => problems.push(in_file("`clients`", "is no list: write [[clients]] entries")),
+        // A misspelt key is what is missing.
+        None if !root.is_empty() => {}
         None => {
-            Err(in_file("`clients`", "is missing: write [[clients]] entries, or `clients = []` for none"))
+            let problem = "is missing: write [[clients]] entries, or `clients = []` for none";
+            problems.push(in_file("`clients`", problem));
         }
     }
+    // What stands under a misspelt key is looked at all the same.
+    if let Some(Value::Array(list)) = root.remove("client") {
+        entries.extend(list);
+    }
+    entries
 }
 
-fn duplicates(entries: &[Entry]) -> Vec<Problem> {
+/// Ids that stand there more than once, whatever else is wrong with their entries.
+fn duplicates(entries: &[Value]) -> Vec<Problem> {
+    let ids = entries.iter().filter_map(|entry| ClientId::new(entry.get("id")?.as_str()?).ok());
     let mut seen = BTreeSet::new();
-    let again = entries.iter().map(|entry| &entry.wanted.client.id).filter(|id| !seen.insert(*id));
-    let twice: BTreeSet<&ClientId> = again.collect();
+    let twice: BTreeSet<ClientId> = ids.filter(|id| !seen.insert(id.clone())).collect();
     let problem = |id: &ClientId| Problem {
         at: at(id),
         key: "`id`".into(),
         problem: "stands in the file more than once: keep one of the entries".into(),
     };
-    twice.into_iter().map(problem).collect()
+    twice.iter().map(problem).collect()
 }
 
 fn at(id: &ClientId) -> String {
@@ -179,9 +193,10 @@ fn entry(n: usize, value: Value, providers: &Providers, problems: &mut Vec<Probl
     let named = fields.map.get("provider").and_then(Value::as_str).unwrap_or_default().to_owned();
     match providers.get(&named) {
         Some(provider) => {
-            let wrong = entry
-                .iter()
-                .flat_map(|entry| check(&entry.wanted.client, provider, entry.client_secret.is_some()));
+            let wrong = entry.iter().flat_map(|entry| {
+                let Entry { wanted, client_secret, refresh_token, .. } = entry;
+                check(&wanted.client, provider, client_secret.is_some(), refresh_token.is_some())
+            });
             wrong.for_each(|(key, problem)| fields.wrong(key, problem));
         }
         // Missing, empty, or no string: that has been said.
@@ -208,7 +223,12 @@ pub(super) fn names(providers: &Providers) -> String {
 }
 
 /// What a client must fit beyond the type of its fields: the key, and what is wrong with it.
-pub(super) fn check(client: &Client, provider: &Provider, has_secret: bool) -> Vec<(&'static str, String)> {
+pub(super) fn check(
+    client: &Client,
+    provider: &Provider,
+    has_secret: bool,
+    has_refresh_token: bool,
+) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     let name = &provider.name;
     match (provider.auth, has_secret) {
@@ -239,6 +259,11 @@ pub(super) fn check(client: &Client, provider: &Provider, has_secret: bool) -> V
     let own = ["scope", "audience", "resource", "grant_type", "refresh_token", "client_id", "client_secret"];
     for param in client.params.keys().filter(|param| own.contains(&param.as_str())) {
         wrong.push(("params", format!("holds `{param}`, which the request sets itself: use the key for it")));
+    }
+    if has_refresh_token && !client.grant.needs_refresh_token() {
+        let remedy = "cannot be: the grant client_credentials has no refresh token: leave it out, or use the grant \
+                      refresh_token";
+        wrong.push(("refresh_token", remedy.into()));
     }
     wrong.extend(client.token_url.as_ref().and_then(|url| check_url(url, provider)));
     wrong
@@ -379,16 +404,14 @@ impl Fields<'_> {
 
     /// A secret's place; a secret itself is refused, and not repeated.
     fn source(&mut self, key: &str) -> Option<Source> {
-        let source = match self.map.get(key)? {
-            Value::Object(map) => place(map),
-            _ => None,
+        let (source, what) = match self.map.get(key)? {
+            Value::Object(map) if map.len() > 1 => (None, "names more than one place: keep"),
+            Value::Object(map) => (place(map), "names no place that there is: write"),
+            _ => (None, "must not stand in the file: name its place,"),
         };
         if source.is_none() {
-            self.wrong(
-                key,
-                "must not stand in the file: name its place, one of { env = \"NAME\" }, { file = \"path\" }, \
-                 { stdin = true }",
-            );
+            let places = "{ env = \"NAME\" }, { file = \"path\" }, { stdin = true }";
+            self.wrong(key, format!("{what} one of {places}"));
         }
         source
     }
@@ -416,7 +439,7 @@ impl Fields<'_> {
                 Some(_) => self.wrong("expires_in", "is no duration: write seconds, or text as in \"55m\""),
                 None => self.wrong(
                     "expires_at",
-                    "is no time: write epoch seconds, or text as in \"2030-01-31T12:00:00Z\"",
+                    "is no time in UTC: write epoch seconds, or text that ends in Z, as in \"2030-01-31T12:00:00Z\"",
                 ),
             }
             Expiry::Unknown

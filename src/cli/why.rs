@@ -145,6 +145,15 @@ impl Teller<'_> {
             Phase::Paused => self.paused(&mut story),
             Phase::Pending | Phase::Expired | Phase::Idle => self.waiting(&mut story),
         }
+        if self.client.paused && self.status.phase != Phase::Paused {
+            story.is(
+                "It is paused by an operator, too: whatever is done about the rest, it is not refreshed.",
+            );
+            story.can(
+                format!("perennial clients resume {}", self.id),
+                "has it refreshed again, once the rest is done",
+            );
+        }
         self.attempts(&mut story);
         self.findings(&mut story);
         story
@@ -454,6 +463,17 @@ mod tests {
         assert_eq!(found, state, "{text}");
         for part in parts {
             assert!(text.contains(part), "{part:?} is not in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_pause_beside_a_dead_or_held_grant_is_told() {
+        for (state, phase) in [(State::Dead, "dead"), (State::Held, "held")] {
+            let mut read = with_lease(|lease| Lease { state, of: Some(Gen(7)), generation: Gen(8), ..lease });
+            if let Registration::Live(client) = &mut read.registration {
+                client.paused = true;
+            }
+            expect(read, phase, &["It is paused by an operator, too", "perennial clients resume"]);
         }
     }
 

@@ -47,6 +47,14 @@ impl Imported {
         }
     }
 
+    /// Whether the client's grant has use for them. It is asked before anything is overwritten.
+    pub(crate) fn fit(&self, client: &Client) -> Result<(), Refusal> {
+        if self.refresh_token.is_some() && !client.grant.needs_refresh_token() {
+            return Err(Refusal::NoRefreshToken(client.id.clone()));
+        }
+        Ok(())
+    }
+
     /// In the place of the tokens that stand there, if any; attributes that are not known here stay.
     fn assignments(&self, generation: Gen, binding: &Binding, now: Timestamp) -> Vec<Assignment> {
         let known = [
@@ -73,7 +81,10 @@ fn assign(name: &'static str, value: Option<Value>) -> Assignment {
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// It is there already.
-    #[error("client `{0}` is registered already")]
+    #[error(
+        "client `{0}` is registered already: change it by `perennial clients apply`, give it new tokens by `perennial \
+         clients import-token {0}`, or look at it with `perennial clients show {0}`"
+    )]
     Exists(ClientId),
     /// It is not there.
     #[error("client `{0}` is not registered: see `perennial clients list`")]
@@ -84,6 +95,12 @@ pub enum Refusal {
          or the environment (`refresh_token = {{ env = \"...\" }}`, or `--refresh-token-file`)"
     )]
     NeedsRefreshToken(ClientId),
+    /// The grant has none, and one was given.
+    #[error(
+        "client `{0}`: the grant client_credentials has no refresh token, and one is given: leave it out, or use the \
+         grant refresh_token"
+    )]
+    NoRefreshToken(ClientId),
     /// A live grant would be overwritten.
     #[error(
         "client `{0}` has a live refresh token: a repeated import would put a spent one in its place. If this one is \
@@ -115,6 +132,7 @@ pub fn register(
     if read.client().is_some() {
         return Err(Refusal::Exists(id.clone()));
     }
+    tokens.fit(client)?;
     let config_absent = Condition::Any(vec![Condition::Absent, Condition::Has(attr::GONE)]);
     let config = Action::Put(encode_config(client, shard_of(id, shards)));
     let lease_key = Key::Lease(id.clone());
@@ -207,6 +225,7 @@ pub fn outside_write(
     let (Some(registered), Some(lease)) = (read.client(), &read.lease) else {
         return Err(Refusal::NotRegistered(id.clone()));
     };
+    tokens.fit(client.map_or(registered, |(client, _)| client))?;
     let generation = lease.generation.next();
     let revived = vec![
         Assignment::Set(attr::GEN, Value::N(generation.0)),
@@ -332,9 +351,11 @@ pub fn resolve(
     resolution: Resolution,
     now: Timestamp,
 ) -> Result<Change, Refusal> {
+    let client = read.client().ok_or_else(|| Refusal::NotRegistered(id.clone()))?;
     let held = read.lease.as_ref().filter(|lease| standing(lease, read.tok_gen()) == Standing::Held);
-    let (Some(lease), Some(client)) = (held, read.client()) else {
-        return Err(Refusal::Inconsistent(id.clone(), "it is not held in doubt: see `perennial why`".into()));
+    let Some(lease) = held else {
+        let problem = format!("it is not held in doubt: see `perennial why {id}`");
+        return Err(Refusal::Inconsistent(id.clone(), problem));
     };
     let assignments = match resolution {
         // A count of zero is the operator's order to send, where policy alone would not.

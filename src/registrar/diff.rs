@@ -95,6 +95,7 @@ pub fn diff(
     provider: &Provider,
     replace: bool,
 ) -> Result<Step, Refusal> {
+    tokens.fit(&wanted.client)?;
     match read.client() {
         None => create(wanted, read, tokens, replace),
         Some(was) => update(wanted, was, read, tokens, provider, replace),
@@ -141,7 +142,9 @@ fn update(
             (false, false) => Ok(Step::Replace { fields, minted: true }),
         };
     }
-    if replace && !already_there(read, tokens) {
+    // A client that mints its tokens, with none given: there is nothing to put in the place of a good one.
+    let gives = given || tokens.access_token.is_some();
+    if replace && gives && !already_there(read, tokens) {
         return Ok(Step::Replace { fields, minted: false });
     }
     if fields.is_empty() {
