@@ -6,7 +6,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use perennial::plan::lease::{Standing, standing};
 use perennial::record::{Gen, Snapshot};
@@ -242,14 +242,14 @@ async fn a_second_signal_leaves_at_once_and_says_what_may_be_lost() {
     let (_provider, deployment, ids, mut daemon) = in_flight("15000", 3, 3).await;
     daemon.signal("TERM");
     wait_until(Duration::from_secs(10), "it drains", async || daemon.errors().contains("draining")).await;
-    #[expect(clippy::disallowed_methods, reason = "how long a child takes")]
-    let asked = Instant::now();
     daemon.signal("INT");
+    // The provider takes 15 s to answer.
     assert_eq!(daemon.exit_code(Duration::from_secs(10)).await, 1);
-    assert!(asked.elapsed() < Duration::from_secs(8), "it has waited for its answers");
-    assert!(daemon.errors().contains("answers may be lost"), "{}", daemon.errors());
+    let log = log_lines(&daemon.errors());
     let store = deployment.store().await;
     for (id, snapshot) in snapshots(&store, &ids).await {
+        let named = |line: &serde_json::Value| line["alarm"] == "abandoned" && line["client"] == id.as_str();
+        assert!(log.iter().any(named), "{id} is not named: {log:#?}");
         assert_eq!(stands(&snapshot), Standing::InDoubt, "{id}: the table says that an answer may be lost");
     }
 }
