@@ -50,7 +50,17 @@ async fn a_run_that_ends_tells_by_its_exit_code_whether_all_went_well() {
         let result: Value = serde_json::from_slice(&output.stdout).expect("one line of JSON");
         (output.status.code(), result)
     };
-    let of = |clients: u32, refreshed: u32, unfinished: Value| json!({ "clients": clients, "skipped": 0, "refreshed": refreshed, "unfinished": unfinished });
+    let of = |clients: u32, refreshed: u32, unfinished: Value| {
+        let failed = unfinished.as_object().map_or(0, serde_json::Map::len);
+        json!({
+            "clients": clients,
+            "refreshed": refreshed,
+            "failed": failed,
+            "skipped": 0,
+            "interrupted": false,
+            "unfinished": unfinished,
+        })
+    };
     assert_eq!(run(), (Some(0), of(0, 0, json!({}))), "nobody to refresh");
     register(&deployment, &provider, &["acme"]).await;
     assert_eq!(run(), (Some(0), of(1, 1, json!({}))));
