@@ -86,13 +86,7 @@ impl<S: Store> Registrar<'_, S> {
         provider: &Provider,
         replace: bool,
     ) -> Result<Step, RegistrarError> {
-        let id = &wanted.client.id;
-        self.change(id, |read| {
-            let step = diff(wanted, read, tokens, provider, replace)?;
-            let change = self.change_of(&step, wanted, read, tokens, provider)?;
-            Ok((change, step))
-        })
-        .await
+        self.change(&wanted.client.id, |read| self.plan(wanted, read, tokens, provider, replace)).await
     }
 
     /// Registers a client that is not registered yet. A live refresh token that another tool stored is adopted, and
@@ -109,11 +103,22 @@ impl<S: Store> Registrar<'_, S> {
             if read.client().is_some() {
                 return Err(Refusal::Exists(id.clone()));
             }
-            let step = diff(wanted, read, tokens, provider, replace)?;
-            let change = self.change_of(&step, wanted, read, tokens, provider)?;
-            Ok((change, step))
+            self.plan(wanted, read, tokens, provider, replace)
         })
         .await
+    }
+
+    fn plan(
+        &self,
+        wanted: &Wanted,
+        read: &Snapshot,
+        tokens: &Imported,
+        provider: &Provider,
+        replace: bool,
+    ) -> Planned<Step> {
+        let step = diff(wanted, read, tokens, provider, replace)?;
+        let change = self.change_of(&step, wanted, read, tokens, provider)?;
+        Ok((change, step))
     }
 
     fn change_of(
