@@ -33,7 +33,7 @@ use perennial::scheduler::{Command, Once, Parts, Scheduler, Settings};
 use perennial::secret::Secret;
 use perennial::store::{Applied, Connection, MemoryStore, Store, TableSpec, Vitals, table};
 use perennial::time::{Clock, SystemClock, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
@@ -205,7 +205,7 @@ impl<'a, S: Store> Bench<'a, S> {
         let (store, clock) = (Arc::clone(&self.store), Arc::clone(&self.clock));
         let refresher =
             Refresher::new(store, Arc::clone(&self.endpoint), clock, Arc::clone(&entropy), policy);
-        let scheduler = Scheduler::new(Parts {
+        let parts = Parts {
             refresher: Arc::new(refresher),
             store: Arc::clone(&self.store),
             vitals: Arc::clone(&self.vitals),
@@ -219,7 +219,9 @@ impl<'a, S: Store> Bench<'a, S> {
                 max_skew: secs(30),
                 once: Some(Once { max_wait: secs(60) }),
             },
-        });
+        };
+        let (_, permit) = watch::channel(true);
+        let scheduler = Scheduler::new(parts, permit);
         let expected = known.len() as u64;
         let (sender, commands) = mpsc::channel(known.len());
         for known in known {
@@ -230,7 +232,7 @@ impl<'a, S: Store> Bench<'a, S> {
         let began = self.clock.moment();
         let summary = scheduler.run(commands, &never, &never, secs(60)).await;
         let elapsed = self.clock.moment().since(began);
-        assert_eq!(summary.refreshed, expected, "{:?}", summary.unfinished);
+        assert_eq!(summary.tally.refreshed, expected, "{:?}", summary.unfinished);
         expected as f64 / elapsed.as_secs_f64()
     }
 

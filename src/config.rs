@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::client::Provider;
+use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 
 pub use error::{ConfigError, ConfigErrors, Origin};
@@ -68,6 +69,8 @@ pub struct Config {
     pub breaker: BreakerPolicy,
     /// How new clients are found.
     pub discovery: Discovery,
+    /// Heartbeats, and when a task counts as gone.
+    pub fleet: Rules,
     /// The health endpoints.
     pub health: Health,
     /// Logs.

@@ -8,7 +8,6 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -16,7 +15,9 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
+use crate::record::Phase;
 use crate::scheduler::Pulse;
 use crate::store::Vitals;
 use crate::time::Clock;
@@ -40,10 +41,10 @@ pub struct Health {
     pub max_skew: Duration,
     /// The store must have answered within this: several rounds of discovery.
     pub store_silence: Duration,
-    /// Whether the clients have been listed once.
-    pub warm: AtomicBool,
-    /// Whether a shutdown has begun.
-    pub draining: AtomicBool,
+    /// Where the task stands: warm and at work, or on its way out.
+    pub phase: watch::Receiver<Phase>,
+    /// Whether its heartbeat can be written: if not, it acquires nobody.
+    pub permit: watch::Receiver<bool>,
 }
 
 /// A reason for not being ready, or not healthy.
@@ -60,15 +61,14 @@ impl Health {
     /// What is wrong with this process itself.
     pub fn liveness(&self) -> Vec<Complaint> {
         let now = self.clock.moment();
-        let draining = self.draining.load(Ordering::Relaxed);
+        let active = *self.phase.borrow() == Phase::Active;
         let loops = [
             ("scheduler", &self.scheduler, STUCK),
             ("discovery", &self.discovery, self.store_silence + STUCK),
         ];
-        let warm = self.warm.load(Ordering::Relaxed);
         loops
             .into_iter()
-            .filter(|(_, pulse, limit)| warm && !draining && pulse.since_turn(now) > *limit)
+            .filter(|(_, pulse, limit)| active && pulse.since_turn(now) > *limit)
             .map(|(name, ..)| Complaint(format!("the {name} loop has not turned for over a minute")))
             .collect()
     }
@@ -81,8 +81,11 @@ impl Health {
                 complaints.push(Complaint(complaint));
             }
         };
-        unless(!self.draining.load(Ordering::Relaxed), "shutting down".into());
-        unless(self.warm.load(Ordering::Relaxed), "the clients have not been listed yet".into());
+        let phase = *self.phase.borrow();
+        unless(phase != Phase::Leaving, "shutting down".into());
+        unless(phase != Phase::Joining, "the clients have not been listed yet".into());
+        let heard = phase != Phase::Active || *self.permit.borrow();
+        unless(heard, "the heartbeat cannot be written: nothing is acquired".into());
         let silence = self.vitals.answered_at().map(|at| self.clock.now().since(at));
         let reached = silence.is_some_and(|silence| silence <= self.store_silence);
         unless(reached, "the table has not answered lately".into());

@@ -107,6 +107,29 @@ pub mod attr {
         JN,
     ];
 
+    /// `MEMBER`: grows by one with every beat (N).
+    pub const BEAT: &str = "beat";
+    /// `MEMBER`: `JOINING`, `ACTIVE` or `LEAVING` (S).
+    pub const STATE: &str = "state";
+    /// `MEMBER`: how late the task's scheduler is (N, milliseconds).
+    pub const LAG_MS: &str = "lag_ms";
+    /// `MEMBER`: how far the task's wall clock is ahead of the store's (N, milliseconds).
+    pub const SKEW_MS: &str = "skew_ms";
+    /// `MEMBER`: when the task wrote the item (N).
+    pub const AT: &str = "at";
+    /// `MEMBER`: the task's version (S).
+    pub const VERSION: &str = "version";
+    /// `MEMBER`: clients that the task cares for (N).
+    pub const CLIENTS: &str = "clients";
+    /// `MEMBER`: refreshes that stored new tokens, since the task's start (N).
+    pub const REFRESHED: &str = "refreshed";
+    /// `MEMBER`: refreshes that failed, since the task's start (N).
+    pub const FAILED: &str = "failed";
+    /// `MEMBER`: attempts that found another's lease or newer tokens, since the task's start (N).
+    pub const CONFLICTS: &str = "conflicts";
+    /// `MEMBER`: leases taken over from silent owners, since the task's start (N).
+    pub const TAKEOVERS: &str = "takeovers";
+
     /// `META`: number of virtual shards (N).
     pub const V: &str = "v";
     /// `META`: schema version (N).
@@ -127,25 +150,32 @@ pub enum Key {
     Lease(ClientId),
     /// `CLIENT#<id>` / `TOKEN#ACCESS`: the tokens, written when they change.
     Token(ClientId),
+    /// `MEMBER` / `<incarnation>`: a running task, written by its heartbeat.
+    Member(String),
     /// `META` / `SCHEMA`: written when the table is created.
     Schema,
 }
+
+/// The partition of the members.
+pub const MEMBERS: &str = "MEMBER";
 
 impl Key {
     /// The partition key's value.
     pub fn pk(&self) -> String {
         match self {
             Self::Config(id) | Self::Lease(id) | Self::Token(id) => Self::partition(id),
+            Self::Member(_) => MEMBERS.to_owned(),
             Self::Schema => "META".to_owned(),
         }
     }
 
     /// The sort key's value.
-    pub fn sk(&self) -> &'static str {
+    pub fn sk(&self) -> &str {
         match self {
             Self::Config(_) => "CONFIG",
             Self::Lease(_) => "LEASE",
             Self::Token(_) => "TOKEN#ACCESS",
+            Self::Member(incarnation) => incarnation,
             Self::Schema => "SCHEMA",
         }
     }
@@ -159,6 +189,9 @@ impl Key {
     pub fn parse(pk: &str, sk: &str) -> Option<Self> {
         if (pk, sk) == ("META", "SCHEMA") {
             return Some(Self::Schema);
+        }
+        if pk == MEMBERS {
+            return Some(Self::Member(sk.to_owned()));
         }
         let id = ClientId::new(pk.strip_prefix("CLIENT#")?).ok()?;
         match sk {
@@ -327,7 +360,8 @@ mod tests {
     #[test]
     fn keys_are_spelt_as_existing_readers_expect_and_parse_back() {
         let id = ClientId::new("1234").expect("a valid id");
-        let keys = [Key::Config(id.clone()), Key::Lease(id.clone()), Key::Token(id), Key::Schema];
+        let member = Key::Member("f00d".into());
+        let keys = [Key::Config(id.clone()), Key::Lease(id.clone()), Key::Token(id), member, Key::Schema];
         assert_eq!(keys[2].to_string(), "CLIENT#1234/TOKEN#ACCESS");
         for key in keys {
             assert_eq!(Key::parse(&key.pk(), key.sk()), Some(key));

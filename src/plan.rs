@@ -5,12 +5,13 @@
 //!
 //! Reading order: [`lease`] (what the generations mean, what each step writes), [`outcome`] (the two judgements of a
 //! refresh), [`in_doubt`] (lost answers), [`schedule`] and [`backoff`] (when), [`registry`] (what operators write),
-//! [`breaker`], [`ownership`].
+//! [`breaker`], [`membership`] and [`ownership`] (who does which client).
 
 pub mod backoff;
 pub mod breaker;
 pub mod in_doubt;
 pub mod lease;
+pub mod membership;
 pub mod outcome;
 pub mod ownership;
 mod policy;

@@ -1,14 +1,17 @@
-//! The three items of a client as types: [`Client`] (its `CONFIG`), [`Lease`], [`Token`].
+//! The three items of a client as types: [`Client`] (its `CONFIG`), [`Lease`], [`Token`]; and the item of a [`Member`].
 //!
 //! The table is not ours alone: other tools write to it, people edit it. Reading is therefore strict about what
 //! a decision depends on, and a malformed item is *named*: the client is skipped, the item never overwritten.
 //! Attributes that are not known here survive every update.
+
+mod member;
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use url::Url;
 
+pub use self::member::{Member, Phase, Tally, decode_member, encode_member};
 use crate::client::{Binding, Client, ClientId};
 use crate::item::{Item, Key, Value, attr};
 use crate::secret::Secret;
@@ -197,7 +200,7 @@ impl Partition {
             Key::Config(_) => self.config = Some(item),
             Key::Lease(_) => self.lease = Some(item),
             Key::Token(_) => self.token = Some(item),
-            Key::Schema => {}
+            Key::Member(_) | Key::Schema => {}
         }
     }
 

@@ -192,7 +192,8 @@ impl<S: Store> Registrar<'_, S> {
 
     /// Removes a client and its tokens.
     pub async fn remove(&self, id: &ClientId) -> Result<(), RegistrarError> {
-        self.change(id, |read| Ok((Some(registry::remove(id, read, self.clock.now())?), ()))).await
+        let plan = |read: &Snapshot| registry::remove(id, read, self.shards, self.clock.now());
+        self.change(id, |read| Ok((Some(plan(read)?), ()))).await
     }
 
     /// Puts tokens from outside in the place of those that are stored. A live refresh token is replaced only where
@@ -273,7 +274,7 @@ fn landed(change: &Change, read: &Partition) -> bool {
         Key::Config(_) => &read.config,
         Key::Lease(_) => &read.lease,
         Key::Token(_) => &read.token,
-        Key::Schema => return false,
+        Key::Member(_) | Key::Schema => return false,
     };
     found.as_ref().is_some_and(|item| shows(item, &write.action))
 }

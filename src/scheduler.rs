@@ -22,13 +22,14 @@ use std::collections::{BTreeMap, BinaryHeap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use self::gate::{Gate, Pass};
 use self::lane::{Lane, LaneKey};
+use self::pulse::LONGEST_SLEEP;
 pub use self::pulse::Pulse;
 use self::slot::{Done, Entry, Pace, Phase, Slot};
 use crate::client::{ClientId, Provider};
@@ -37,6 +38,7 @@ use crate::plan::BreakerPolicy;
 use crate::plan::in_doubt::{Risk, Silent, take_over_in};
 use crate::plan::schedule::{Due, due};
 use crate::provider::TokenEndpoint;
+use crate::record::Tally;
 use crate::refresh::{Known, Refresher};
 use crate::store::{Store, Vitals};
 use crate::time::{Clock, Moment, Timestamp};
@@ -45,8 +47,6 @@ use crate::time::{Clock, Moment, Timestamp};
 const STEP: Duration = Duration::from_secs(2);
 /// A wall clock that is so far off the store's is an alarm.
 const SKEW_ALARM: Duration = Duration::from_secs(5);
-/// The longest sleep: a wall clock that stepped is noticed by then.
-const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 /// How soon a lease that somebody else just took is looked at: most refreshes are over by then.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// How often it is looked at while its wait runs; the longer the silence, the more seldom.
@@ -62,7 +62,7 @@ const RECHECK: Duration = Duration::from_secs(3600);
 pub enum Command {
     /// A client is new, or has changed, or was read again.
     Learn(Box<Known>),
-    /// A client is no longer registered.
+    /// A client is no longer registered, or no longer this task's.
     Forget(ClientId),
 }
 
@@ -91,12 +91,8 @@ pub struct Once {
 /// What a scheduler has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
-    /// Refreshes that stored new tokens.
-    pub refreshed: u64,
-    /// Refreshes that failed.
-    pub failed: u64,
-    /// Attempts that found another's lease or newer tokens.
-    pub conflicts: u64,
+    /// In numbers.
+    pub tally: Tally,
     /// In a run that ends: clients that failed, or are still in doubt, and why.
     pub unfinished: BTreeMap<ClientId, String>,
     /// Jobs that a drain could not wait for.
@@ -114,12 +110,18 @@ pub struct Scheduler<S, E> {
     settings: Settings,
     gate: Gate,
     slots: Vec<Option<Slot>>,
+    /// Slots that are free to be used again.
+    free: Vec<u32>,
+    /// The last epoch that was given: no two entries of the heap have the same.
+    epoch: u32,
     index: BTreeMap<ClientId, u32>,
     heap: BinaryHeap<Reverse<Entry>>,
     lanes: BTreeMap<LaneKey, Lane>,
     jobs: JoinSet<Done>,
     running: HashMap<Id, (u32, Option<Pass>)>,
     pulse: Arc<Pulse>,
+    /// Whether this task may acquire at all.
+    permit: watch::Receiver<bool>,
     summary: Summary,
     started: (Timestamp, Moment),
     /// The two clocks at the last turn.
@@ -148,10 +150,12 @@ pub struct Parts<S, E> {
 }
 
 impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
-    /// Knows no client yet.
-    pub fn new(parts: Parts<S, E>) -> Self {
+    /// Knows no client yet. While `permit` is false, nobody is acquired.
+    pub fn new(parts: Parts<S, E>, permit: watch::Receiver<bool>) -> Self {
         let gate = Gate::new(&parts.providers, parts.settings.breaker, Arc::clone(&parts.clock));
         let started = (parts.clock.now(), parts.clock.moment());
+        let pulse = Pulse::default();
+        pulse.turn(started.1, Duration::ZERO);
         Self {
             refresher: parts.refresher,
             store: parts.store,
@@ -162,12 +166,15 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             settings: parts.settings,
             gate,
             slots: Vec::new(),
+            free: Vec::new(),
+            epoch: 0,
             index: BTreeMap::new(),
             heap: BinaryHeap::new(),
             lanes: BTreeMap::new(),
             jobs: JoinSet::new(),
             running: HashMap::new(),
-            pulse: Arc::new(Pulse::default()),
+            pulse: Arc::new(pulse),
+            permit,
             summary: Summary::default(),
             started,
             turned: started,
@@ -201,6 +208,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
                 () = drain.cancelled() => break,
                 Some(done) = self.jobs.join_next_with_id() => self.finish(done),
                 Some(command) = commands.recv() => self.obey(command),
+                Ok(()) = self.permit.changed() => {}
                 () = nap => {}
             }
         }
@@ -221,7 +229,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             }
         }
         self.name_abandoned();
-        self.summary
+        Summary { tally: self.pulse.tally(), ..self.summary }
     }
 
     fn name_abandoned(&mut self) {
@@ -250,7 +258,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let Some(place) = self.slots[slot as usize].as_mut() else { return };
         if place.phase == Phase::Running {
             // The job may have overtaken what was read: look again when it ends.
-            place.stale = true;
+            (place.stale, place.dismissed) = (true, false);
             return;
         }
         // Reads may arrive out of order; generations tell. What else an older one says may be news all the same.
@@ -263,18 +271,12 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn admit(&mut self, known: Known) -> u32 {
-        let slot = u32::try_from(self.slots.len()).unwrap_or(u32::MAX);
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
         self.index.insert(known.client.id.clone(), slot);
-        self.slots.push(Some(Slot {
-            known,
-            epoch: 0,
-            phase: Phase::Waiting,
-            queued: None,
-            silent: None,
-            settled: None,
-            stale: false,
-            fruitless: 0,
-        }));
+        self.slots[slot as usize] = Some(Slot::new(known));
         self.pulse.caring_for(self.index.len());
         slot
     }
@@ -282,14 +284,23 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     fn forget(&mut self, id: &ClientId) {
         let Some(slot) = self.index.get(id).copied() else { return };
         if let Some(place) = self.place_mut(slot).filter(|place| place.phase == Phase::Running) {
-            // It is read again when its job ends, and found to be gone.
-            place.stale = true;
+            // What is begun is finished: it may hold the only copy of its tokens.
+            place.dismissed = true;
             return;
         }
         self.leave_lane(slot);
         self.slots[slot as usize] = None;
+        self.free.push(slot);
         self.index.remove(id);
         self.pulse.caring_for(self.index.len());
+    }
+
+    /// What was asked for while a job was running is done when it has ended: true where the client is forgotten.
+    fn dismiss(&mut self, slot: u32) -> bool {
+        let Some(place) = self.place_mut(slot).filter(|place| place.dismissed) else { return false };
+        let id = place.known.client.id.clone();
+        self.forget(&id);
+        true
     }
 
     /// Puts a client where it belongs by what is known of it now.
@@ -297,7 +308,8 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         self.leave_lane(slot);
         let (now, moment) = (self.clock.now(), self.clock.moment());
         let Some(place) = self.slots[slot as usize].as_mut() else { return };
-        place.epoch = place.epoch.wrapping_add(1);
+        // Void until it is woken for anew.
+        place.epoch = 0;
         place.phase = Phase::Waiting;
         let due = due(&place.known.client, &place.known.lease, &place.known.token);
         let generation = place.known.lease.generation;
@@ -415,6 +427,9 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         self.notice_skew();
         if self.too_skewed() {
             self.dismiss_lanes("the wall clock is too far from the store's");
+            return;
+        }
+        if !*self.permit.borrow_and_update() {
             return;
         }
         let waiting = self.lanes.iter();
@@ -576,9 +591,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     /// Wakes for a client at that time, whatever is known of it.
     fn wake_at(&mut self, slot: u32, at: Timestamp) {
+        let epoch = self.epoch.checked_add(1).unwrap_or(1);
+        self.epoch = epoch;
         let Some(place) = self.place_mut(slot) else { return };
-        place.epoch = place.epoch.wrapping_add(1);
-        let epoch = place.epoch;
+        place.epoch = epoch;
         self.heap.push(Reverse(Entry { at, slot, epoch }));
     }
 
@@ -627,7 +643,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let next = self.heap.peek().map_or(LONGEST_SLEEP, |Reverse(entry)| entry.at.since(now));
         let waiting = self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|(key, _)| key);
         // Where something else stands in the way, its end wakes the loop, and the gate's times mean nothing.
-        let may_start = self.has_room() && !self.too_skewed();
+        let may_start = self.has_room() && !self.too_skewed() && *self.permit.borrow();
         let gate = may_start.then(|| self.gate.opens_in(waiting, moment)).flatten();
         let least = Duration::from_millis(1);
         next.min(gate.unwrap_or(LONGEST_SLEEP)).clamp(least, LONGEST_SLEEP)

@@ -163,6 +163,12 @@ pub trait Store: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Vec<(Key, Item)>, StoreError>> + Send;
 }
 
+/// Who works on a table.
+pub trait Roster: Send + Sync + 'static {
+    /// The `MEMBER` items, strongly consistent, with the incarnations that they belong to.
+    fn members(&self) -> impl Future<Output = Result<Vec<(String, Item)>, StoreError>> + Send;
+}
+
 /// What a store's answers tell beside their content: capacity used, and how far the store's clock is from ours.
 #[derive(Debug, Default)]
 pub struct Vitals {

@@ -3,24 +3,24 @@
 use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{App, output};
 use crate::config::{Config, StoreKind};
 use crate::entropy::Entropy;
-use crate::fleet::{Census, Fleet, ListingError};
+use crate::fleet::{self, Census, Listing, Task};
 use crate::health::{self, Health};
-use crate::maintenance::{Calendar, Chore, Maintenance};
+use crate::maintenance::{Calendar, Chore, Maintenance, Overdue};
 use crate::provider::{HttpEndpoint, HttpSettings};
+use crate::record::Tally;
 use crate::refresh::{Policy, Refresher};
-use crate::scheduler::{Once, Parts, Pulse, Scheduler, Settings, Summary};
+use crate::scheduler::{Once, Parts, Scheduler, Settings, Summary};
 use crate::shutdown::Shutdown;
 use crate::store::{DynamoStore, TableError, Vitals, table};
 use crate::telemetry;
@@ -30,7 +30,9 @@ use crate::time::Clock;
 const START_PAUSE: Duration = Duration::from_secs(2);
 /// Rounds of discovery that may fail before the table counts as out of reach.
 const SILENT_ROUNDS: u32 = 4;
-/// Commands between discovery and the scheduler.
+/// How often the calendar is asked what it forgot.
+const OVERDUE_CHECK: Duration = Duration::from_secs(30);
+/// Commands between discovery and the scheduler of a run that ends.
 const CHANNEL: usize = 1024;
 
 /// Keep every registered client's token fresh, until SIGTERM or SIGINT.
@@ -47,16 +49,6 @@ pub(crate) struct Run {
     json: bool,
 }
 
-/// Everything that runs, wired together.
-struct Daemon {
-    store: Arc<DynamoStore>,
-    clock: Arc<dyn Clock>,
-    shutdown: Shutdown,
-    scheduler: Scheduler<DynamoStore, HttpEndpoint>,
-    fleet: Fleet<DynamoStore>,
-    commands: mpsc::Receiver<crate::scheduler::Command>,
-}
-
 impl Run {
     pub(crate) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         let config = app.config();
@@ -65,20 +57,69 @@ impl Run {
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
         let store = Arc::new(app.store().await?);
-        let daemon = Daemon::assemble(self, config, store, shutdown, app)?;
-        if self.once { self.run_once(daemon, config).await } else { daemon.run(config).await }
+        let parts = self.parts(config, store, app)?;
+        if self.once {
+            self.run_once(parts, config, shutdown).await
+        } else {
+            daemon(parts, config, shutdown).await
+        }
     }
 
-    async fn run_once(&self, daemon: Daemon, config: &Config) -> anyhow::Result<ExitCode> {
-        let Daemon { store, shutdown, scheduler, mut fleet, commands, .. } = daemon;
-        table::preflight(&store, config.store.shards).await.context("the table cannot be used")?;
+    fn parts(
+        &self,
+        config: &Config,
+        store: Arc<DynamoStore>,
+        app: &App,
+    ) -> anyhow::Result<Parts<DynamoStore, HttpEndpoint>> {
+        let clock = app.clock();
+        let entropy = Arc::new(Entropy::from_system());
+        let settings = HttpSettings { connect_timeout: config.refresh.connect_timeout };
+        let endpoint = Arc::new(HttpEndpoint::new(settings, Arc::clone(&clock)).context("setting up TLS")?);
+        let policy = Policy {
+            timing: config.refresh.timing,
+            backoff: config.backoff,
+            lifetimes: config.refresh.lifetimes,
+        };
+        let refresher =
+            Refresher::new(Arc::clone(&store), endpoint, Arc::clone(&clock), Arc::clone(&entropy), policy);
+        info!(incarnation = refresher.incarnation(), "this process's name in the leases that it takes");
+        Ok(Parts {
+            refresher: Arc::new(refresher),
+            vitals: Arc::clone(store.vitals()),
+            store,
+            clock,
+            entropy,
+            providers: config.providers.clone(),
+            settings: Settings {
+                concurrency: config.refresh.concurrency,
+                breaker: config.breaker,
+                spread: config.refresh.spread,
+                max_skew: config.health.max_skew,
+                once: self.once.then_some(Once { max_wait: self.max_wait }),
+            },
+        })
+    }
+
+    /// No member of the fleet: it takes whatever is due of all shards, whoever else may be at work.
+    async fn run_once(
+        &self,
+        parts: Parts<DynamoStore, HttpEndpoint>,
+        config: &Config,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<ExitCode> {
+        let shards = config.store.shards;
+        table::preflight(&parts.store, shards).await.context("the table cannot be used")?;
+        let (sender, commands) = mpsc::channel(CHANNEL);
+        let mut listing = Listing::new(Arc::clone(&parts.store), Arc::clone(&parts.clock), sender);
+        let (_, permit) = watch::channel(true);
+        let scheduler = Scheduler::new(parts, permit);
         let (drain, now) = (shutdown.drain.clone(), shutdown.now.clone());
         let patience = config.shutdown.timeout;
         let work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, patience).await });
-        let census = fleet.reconcile().await;
+        let census = listing.care_for(&(0..shards).collect()).await;
         // Without a sender left, the scheduler ends when nothing is due; without the whole list, when nothing is in
         // flight any more: a refresh under way may hold the only copy of its tokens.
-        drop(fleet);
+        drop(listing);
         if census.is_err() {
             shutdown.drain.cancel();
         }
@@ -91,7 +132,7 @@ impl Run {
     }
 
     fn print(&self, summary: &Summary, census: &Census, interrupted: bool) -> anyhow::Result<()> {
-        let Summary { refreshed, unfinished, .. } = summary;
+        let Summary { tally: Tally { refreshed, .. }, unfinished, .. } = summary;
         let (Census { clients, skipped, .. }, failed) = (census, unfinished.len());
         if self.json {
             let unfinished: BTreeMap<_, _> = unfinished.iter().map(|(id, why)| (id.as_str(), why)).collect();
@@ -133,104 +174,53 @@ fn announce(config: &Config, once: bool) {
     }
 }
 
-impl Daemon {
-    fn assemble(
-        run: &Run,
-        config: &Config,
-        store: Arc<DynamoStore>,
-        shutdown: Shutdown,
-        app: &App,
-    ) -> anyhow::Result<Self> {
-        let clock = app.clock();
-        let entropy = Arc::new(Entropy::from_system());
-        let settings = HttpSettings { connect_timeout: config.refresh.connect_timeout };
-        let endpoint = Arc::new(HttpEndpoint::new(settings, Arc::clone(&clock)).context("setting up TLS")?);
-        let policy = Policy {
-            timing: config.refresh.timing,
-            backoff: config.backoff,
-            lifetimes: config.refresh.lifetimes,
-        };
-        let refresher =
-            Refresher::new(Arc::clone(&store), endpoint, Arc::clone(&clock), Arc::clone(&entropy), policy);
-        info!(incarnation = refresher.incarnation(), "this process's name in the leases that it takes");
-        let scheduler = Scheduler::new(Parts {
-            refresher: Arc::new(refresher),
-            store: Arc::clone(&store),
-            vitals: Arc::clone(store.vitals()),
-            clock: Arc::clone(&clock),
-            entropy,
-            providers: config.providers.clone(),
-            settings: Settings {
-                concurrency: config.refresh.concurrency,
-                breaker: config.breaker,
-                spread: config.refresh.spread,
-                max_skew: config.health.max_skew,
-                once: run.once.then_some(Once { max_wait: run.max_wait }),
-            },
-        });
-        let (sender, commands) = mpsc::channel(CHANNEL);
-        let fleet = Fleet::new(Arc::clone(&store), Arc::clone(&clock), config.store.shards, sender);
-        Ok(Self { store, clock, shutdown, scheduler, fleet, commands })
+async fn daemon(
+    parts: Parts<DynamoStore, HttpEndpoint>,
+    config: &Config,
+    shutdown: Shutdown,
+) -> anyhow::Result<ExitCode> {
+    let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
+    let settings = fleet::Settings {
+        shards: config.store.shards,
+        discovery: config.discovery.interval,
+        rules: config.fleet,
+    };
+    let task = Task::new(parts, settings);
+    let health = Arc::new(health(config, &store, &clock, &task));
+    let server = serve(config, &health).await?;
+    if !reach_table(&store, config, &shutdown, clock.as_ref()).await? {
+        return Ok(ExitCode::SUCCESS);
     }
-
-    async fn run(self, config: &Config) -> anyhow::Result<ExitCode> {
-        let Self { store, clock, shutdown, scheduler, mut fleet, commands } = self;
-        let health = Arc::new(health(config, &store, &clock, scheduler.pulse(), fleet.pulse()));
-        let server = serve(config, &health).await?;
-        if !reach_table(&store, config, &shutdown, clock.as_ref()).await? {
-            return Ok(ExitCode::SUCCESS);
-        }
-        let (calendar, chores) = calendar(config).await?;
-        let (drain, now, patience) = (shutdown.drain.clone(), shutdown.now.clone(), config.shutdown.timeout);
-        let mut work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, patience).await });
-        warm_up(&mut fleet, &clock, &shutdown).await;
-        health.warm.store(true, Ordering::Relaxed);
-        let (ask, asked) = mpsc::channel(1);
-        let mut discovery = tokio::spawn(fleet.watch(config.discovery.interval, asked));
-        let errands = tokio::spawn(run_errands(chores, ask, Arc::clone(&store), config.store.shards));
-        let ended = tokio::select! {
-            () = shutdown.drain.cancelled() => None,
-            done = &mut work => Some(done),
-            _ = &mut discovery => {
-                error!(alarm = "panic", "discovery has ended: stopping, so that this task is replaced");
-                None
-            }
-        };
-        let asked = shutdown.drain.is_cancelled();
-        shutdown.drain.cancel();
-        health.draining.store(true, Ordering::Relaxed);
-        info!("draining: nothing new is begun, what is in flight is finished and stored");
-        let summary = match ended {
-            Some(done) => done,
-            None => work.await,
-        };
-        let summary = summary.context("the scheduler has ended by itself")?;
-        discovery.abort();
-        errands.abort();
-        server.inspect(tokio::task::JoinHandle::abort);
-        calendar.stop().await;
-        report(&summary, store.vitals());
-        Ok(if asked && summary.abandoned == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-    }
+    let (reconcile, asked) = mpsc::channel(1);
+    let (calendar, chores, overdue) = calendar(config, clock.as_ref()).await?;
+    let errands =
+        Errands { chores, overdue, reconcile, store: Arc::clone(&store), shards: config.store.shards };
+    let errands = tokio::spawn(errands.run(clock));
+    let ending = task.run(asked, &shutdown.drain, &shutdown.now, config.shutdown.timeout).await;
+    errands.abort();
+    server.inspect(tokio::task::JoinHandle::abort);
+    calendar.stop().await;
+    let summary = ending.summary.context("the scheduler has ended by itself")?;
+    report(&summary, store.vitals());
+    Ok(if ending.asked && summary.abandoned == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn health(
     config: &Config,
     store: &DynamoStore,
     clock: &Arc<dyn Clock>,
-    scheduler: Arc<Pulse>,
-    discovery: Arc<Pulse>,
+    task: &Task<DynamoStore, HttpEndpoint>,
 ) -> Health {
     Health {
         clock: Arc::clone(clock),
-        scheduler,
-        discovery,
+        scheduler: task.scheduler(),
+        discovery: task.discovery(),
         vitals: Arc::clone(store.vitals()),
         max_lag: config.health.max_lag,
         max_skew: config.health.max_skew,
         store_silence: config.discovery.interval * SILENT_ROUNDS,
-        warm: AtomicBool::new(false),
-        draining: AtomicBool::new(false),
+        phase: task.phase(),
+        permit: task.permit(),
     }
 }
 
@@ -251,9 +241,10 @@ async fn serve(config: &Config, health: &Arc<Health>) -> anyhow::Result<Option<S
 
 fn report(summary: &Summary, vitals: &Vitals) {
     info!(
-        refreshed = summary.refreshed,
-        failed = summary.failed,
-        conflicts = summary.conflicts,
+        refreshed = summary.tally.refreshed,
+        failed = summary.tally.failed,
+        conflicts = summary.tally.conflicts,
+        takeovers = summary.tally.takeovers,
         write_units = vitals.write_units(),
         read_units = vitals.read_units(),
         throttles = vitals.throttles(),
@@ -283,48 +274,53 @@ async fn reach_table(
     }
 }
 
-/// Lists every client once; the scheduler works on what it is told meanwhile.
-async fn warm_up(fleet: &mut Fleet<DynamoStore>, clock: &Arc<dyn Clock>, shutdown: &Shutdown) {
-    loop {
-        match fleet.reconcile().await {
-            Ok(census) => {
-                info!(clients = census.clients, skipped = census.skipped, "warm: all clients are known");
-                return;
-            }
-            Err(ListingError::Stopped(_)) => return,
-            Err(ListingError::Store(problem)) => warn!(%problem, "could not list the clients: trying again"),
-        }
-        tokio::select! {
-            () = shutdown.drain.cancelled() => return,
-            () = clock.sleep(START_PAUSE) => {}
-        }
-    }
-}
-
-async fn calendar(config: &Config) -> anyhow::Result<(Maintenance, mpsc::Receiver<Chore>)> {
+async fn calendar(
+    config: &Config,
+    clock: &dyn Clock,
+) -> anyhow::Result<(Maintenance, mpsc::Receiver<Chore>, Overdue)> {
     let (sender, chores) = mpsc::channel(4);
     let calendar = Calendar {
         reconcile: config.maintenance.reconcile.clone(),
         table_check: config.maintenance.table_check.clone(),
     };
+    let overdue = Overdue::new(&calendar, clock.now(), clock.moment());
     let maintenance = Maintenance::start(&calendar, sender).await.context("maintenance")?;
-    Ok((maintenance, chores))
+    Ok((maintenance, chores, overdue))
 }
 
-async fn run_errands(
-    mut chores: mpsc::Receiver<Chore>,
+/// What the calendar announces, done; and what it should have announced.
+struct Errands {
+    chores: mpsc::Receiver<Chore>,
+    overdue: Overdue,
     reconcile: mpsc::Sender<()>,
     store: Arc<DynamoStore>,
     shards: u32,
-) {
-    while let Some(chore) = chores.recv().await {
+}
+
+impl Errands {
+    async fn run(mut self, clock: Arc<dyn Clock>) {
+        loop {
+            let announced = tokio::select! {
+                biased;
+                Some(chore) = self.chores.recv() => Some(chore),
+                () = clock.sleep(OVERDUE_CHECK) => None,
+            };
+            let missed = self.overdue.missed(clock.moment());
+            for chore in announced.into_iter().chain(missed) {
+                self.overdue.done(chore, clock.moment());
+                self.run_one(chore).await;
+            }
+        }
+    }
+
+    async fn run_one(&self, chore: Chore) {
         match chore {
             Chore::Reconcile => {
-                if reconcile.try_send(()).is_err() {
+                if self.reconcile.try_send(()).is_err() {
                     debug!("a reconciliation is under way");
                 }
             }
-            Chore::TableCheck => match table::preflight(&store, shards).await {
+            Chore::TableCheck => match table::preflight(&self.store, self.shards).await {
                 Ok(_) => debug!("the table is as it should be"),
                 Err(problem) => error!(alarm = "table", %problem, "the table is not as it should be"),
             },

@@ -8,6 +8,7 @@ use super::kind::human;
 use super::reader::Reader;
 use super::{Config, Discovery, Health, Log, Maintenance, Profile, Refresh, Shutdown, Store, StoreKind};
 use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
+use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::secret::Secret;
 
@@ -24,6 +25,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
     let backoff = backoff(r);
     let breaker = breaker(r);
     let discovery = Discovery { interval: r.duration("discovery.interval") };
+    let fleet = fleet(r);
     let health = health(r);
     let log = Log { filter: r.text("log.filter"), format: r.choice("log.format") };
     let shutdown = Shutdown { timeout: r.duration("shutdown.timeout") };
@@ -39,6 +41,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
         backoff,
         breaker,
         discovery,
+        fleet,
         health,
         log,
         shutdown,
@@ -170,6 +173,20 @@ fn in_order(r: &mut Reader, (low, least): (&str, Duration), (high, most): (&str,
         let problem = format!("{} is more than {high}, {}", human(least), human(most));
         r.refuse(&[low, high], problem, format!("lower {low}, or raise {high}"));
     }
+}
+
+/// One beat may be lost.
+fn fleet(r: &mut Reader) -> Rules {
+    let (beat, silence) = (r.duration("fleet.beat"), r.duration("fleet.silence"));
+    if silence < beat * 2 {
+        let problem = format!("{} is less than two beats of {}", human(silence), human(beat));
+        r.refuse(
+            &["fleet.silence", "fleet.beat"],
+            problem,
+            "set fleet.silence to at least twice fleet.beat: three times is usual",
+        );
+    }
+    Rules { beat, silence, max_lag: r.duration("fleet.max_lag") }
 }
 
 fn health(r: &mut Reader) -> Health {

@@ -337,6 +337,24 @@ pub(super) static KEYS: &[Key] = &[
         Is("15s"),
         "How often the table is asked for new and changed clients.",
     ),
+    key(
+        "fleet.beat",
+        between(millis(100), MINUTE),
+        Is("10s"),
+        "How often a task writes its heartbeat and reads those of the others.",
+    ),
+    key(
+        "fleet.silence",
+        between(millis(300), secs(600)),
+        Is("30s"),
+        "A task that has been silent for so long is gone: others take its clients. At least twice `fleet.beat`.",
+    ),
+    key(
+        "fleet.max_lag",
+        between(secs(1), HOUR),
+        Is("2m"),
+        "A task whose scheduler is later than this does not do its work: others take its clients.",
+    ),
     key("health.enabled", Kind::Flag, Is("true"), "Whether the health endpoints are served."),
     key("health.address", Kind::Address, Is("127.0.0.1:9464"), "Where they are served."),
     key(

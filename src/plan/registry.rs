@@ -10,7 +10,7 @@ use super::lease::{Standing, standing, stands};
 use super::ownership::shard_of;
 use crate::client::{Binding, Client, ClientId};
 use crate::item::{Action, Assignment, Change, Condition, Item, Key, Value, attr};
-use crate::record::{Gen, Registration, Snapshot, State, Token, encode_config};
+use crate::record::{Gen, Snapshot, State, Token, encode_config};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -308,10 +308,8 @@ fn edit(client: &Client, assignment: Assignment, now: Timestamp) -> Change {
 
 /// Removes a client: tombstones in the place of `CONFIG` and `LEASE`, and no tokens. What is in flight fails its
 /// conditions and brings nothing back.
-pub fn remove(id: &ClientId, read: &Snapshot, now: Timestamp) -> Result<Change, Refusal> {
-    if read.registration == Registration::Removed || read.client().is_none() {
-        return Err(Refusal::NotRegistered(id.clone()));
-    }
+pub fn remove(id: &ClientId, read: &Snapshot, shards: u32, now: Timestamp) -> Result<Change, Refusal> {
+    let client = read.client().ok_or_else(|| Refusal::NotRegistered(id.clone()))?;
     let Some(lease) = &read.lease else {
         return Err(Refusal::Inconsistent(
             id.clone(),
@@ -319,7 +317,12 @@ pub fn remove(id: &ClientId, read: &Snapshot, now: Timestamp) -> Result<Change, 
         ));
     };
     let ttl = Value::N(now.plus(TOMBSTONE).as_secs());
-    let config = Item::default().with(attr::GONE, Value::N(now.as_millis())).with(attr::TTL, ttl.clone());
+    // It stays in the index for now: that is where the fleet finds out.
+    let config = Item::default()
+        .with(attr::GONE, Value::N(now.as_millis()))
+        .with(attr::VS, Value::N(i64::from(shard_of(id, shards))))
+        .with(attr::JN, Value::N(stamp(client, now)))
+        .with(attr::TTL, ttl.clone());
     let tombstone = Item::default()
         .with(attr::GEN, Value::N(lease.generation.next().0))
         .with(attr::ST, Value::S(State::Removed.as_str().to_owned()))
@@ -333,6 +336,17 @@ pub fn remove(id: &ClientId, read: &Snapshot, now: Timestamp) -> Result<Change, 
             Condition::Any(vec![Condition::Exists, Condition::Absent]),
             Action::Delete,
         ))
+}
+
+/// Takes a tombstone out of the index, once every task has had time to find it there: if it is still the one that was
+/// listed.
+pub fn unlist(id: &ClientId, joined: Timestamp) -> Change {
+    let same = Condition::All(vec![
+        Condition::Has(attr::GONE),
+        Condition::Equals(attr::JN, Value::N(joined.as_millis())),
+    ]);
+    let out = vec![Assignment::Remove(attr::VS), Assignment::Remove(attr::JN)];
+    Change::one(Key::Config(id.clone()), same, Action::Update(out))
 }
 
 /// An operator's decision about a client held in doubt.

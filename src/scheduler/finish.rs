@@ -38,7 +38,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             self.gate.ended(&pass, report.reply.as_ref(), moment, unit);
         }
         self.count(&id, &report.outcome);
-        if self.ends_with(&report.outcome) {
+        if self.dismiss(slot) || self.ends_with(&report.outcome) {
             return;
         }
         let learnt = report.known.is_some();
@@ -60,14 +60,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn count(&mut self, id: &ClientId, outcome: &Outcome) {
-        match outcome {
-            Outcome::Refreshed => self.summary.refreshed += 1,
-            Outcome::Conflict => self.summary.conflicts += 1,
-            Outcome::NotNeeded | Outcome::Removed => {}
-            Outcome::Failed(_) | Outcome::Held(_) | Outcome::Dead(_) | Outcome::StoreUnavailable(_) => {
-                self.summary.failed += 1;
-            }
-        }
+        self.pulse.ended(outcome);
         match outcome.code() {
             Some(code) if self.settings.once.is_some() => {
                 self.summary.unfinished.insert(id.clone(), format!("{}: {code}", outcome.name()));
@@ -83,7 +76,11 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let Some(place) = self.place_mut(slot) else { return };
         place.phase = Phase::Waiting;
         let id = place.known.client.id.clone();
-        if std::mem::take(&mut place.stale) {
+        let stale = std::mem::take(&mut place.stale);
+        if self.dismiss(slot) {
+            return;
+        }
+        if stale {
             return self.look(slot);
         }
         match looked {
@@ -106,6 +103,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let id = place.known.client.id.clone();
         if same && in_doubt && self.take_over_in(slot, moment, now) == Some(Duration::ZERO) {
             info!(client = %id, "its owner has fallen silent: taking over");
+            self.pulse.took_over();
             self.enter_lane(slot);
         } else {
             self.reschedule(slot, Pace::Again);
@@ -121,7 +119,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         if let Some(pass) = pass {
             self.gate.ended(&pass, None, moment, unit);
         }
-        self.summary.failed += 1;
+        self.pulse.panicked();
+        if self.dismiss(slot) {
+            return;
+        }
         if self.settings.once.is_some() {
             self.summary.unfinished.insert(id, "its refresh panicked".to_owned());
         } else {

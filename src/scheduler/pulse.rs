@@ -3,7 +3,12 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::record::Tally;
+use crate::refresh::Outcome;
 use crate::time::Moment;
+
+/// A loop that turns takes no longer rests than this.
+pub(super) const LONGEST_SLEEP: Duration = Duration::from_secs(5);
 
 /// What health checks read of a loop: that it turns, and how late it is.
 #[derive(Debug, Default)]
@@ -11,6 +16,10 @@ pub struct Pulse {
     turned_ms: AtomicU64,
     lag_ms: AtomicI64,
     clients: AtomicU64,
+    refreshed: AtomicU64,
+    failed: AtomicU64,
+    conflicts: AtomicU64,
+    takeovers: AtomicU64,
 }
 
 impl Pulse {
@@ -32,13 +41,48 @@ impl Pulse {
         Duration::from_millis(self.lag_ms.load(Ordering::Relaxed).max(0).unsigned_abs())
     }
 
+    /// How late the loop is by now: one that does not turn at all grows later and later.
+    pub fn lateness(&self, now: Moment) -> Duration {
+        self.lag().max(self.since_turn(now).saturating_sub(LONGEST_SLEEP))
+    }
+
+    /// Counts the end of a refresh.
+    pub(super) fn ended(&self, outcome: &Outcome) {
+        let counter = match outcome {
+            Outcome::Refreshed => &self.refreshed,
+            Outcome::Conflict => &self.conflicts,
+            Outcome::NotNeeded | Outcome::Removed => return,
+            Outcome::Failed(_) | Outcome::Held(_) | Outcome::Dead(_) | Outcome::StoreUnavailable(_) => {
+                &self.failed
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a refresh that panicked.
+    pub(super) fn panicked(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a lease taken over.
+    pub(super) fn took_over(&self) {
+        self.takeovers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What is under care, and what was done so far.
+    pub fn tally(&self) -> Tally {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Tally {
+            clients: read(&self.clients),
+            refreshed: read(&self.refreshed),
+            failed: read(&self.failed),
+            conflicts: read(&self.conflicts),
+            takeovers: read(&self.takeovers),
+        }
+    }
+
     /// Notes how many clients are under care.
     pub(super) fn caring_for(&self, clients: usize) {
         self.clients.store(clients as u64, Ordering::Relaxed);
-    }
-
-    /// Clients under care.
-    pub fn clients(&self) -> u64 {
-        self.clients.load(Ordering::Relaxed)
     }
 }

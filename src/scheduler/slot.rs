@@ -8,6 +8,7 @@ use crate::time::{Moment, Timestamp};
 /// One client's place.
 pub(super) struct Slot {
     pub(super) known: Known,
+    /// That of its one valid entry in the heap; 0 where it has none.
     pub(super) epoch: u32,
     pub(super) phase: Phase,
     /// Where it waits while it is ready, and under which expiry.
@@ -19,8 +20,26 @@ pub(super) struct Slot {
     pub(super) silent: Option<(Gen, Moment)>,
     /// Something changed while a job was running.
     pub(super) stale: bool,
+    /// It is no longer this task's: it goes when its job ends.
+    pub(super) dismissed: bool,
     /// Turns in a row that came to nothing: it was due again as soon as they were over.
     pub(super) fruitless: u32,
+}
+
+impl Slot {
+    pub(super) fn new(known: Known) -> Self {
+        Self {
+            known,
+            epoch: 0,
+            phase: Phase::Waiting,
+            queued: None,
+            settled: None,
+            silent: None,
+            stale: false,
+            dismissed: false,
+            fruitless: 0,
+        }
+    }
 }
 
 /// How a client that is due already comes to its turn.

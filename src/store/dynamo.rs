@@ -30,10 +30,10 @@ pub(super) use error::{Failure, code, refusal};
 use super::item::{Raw, decode, key_of, number_of};
 use super::memory::perform;
 use super::{
-    Applied, IndexRow, PAGE_ROWS, Page, ShardQuery, Store, StoreError, View, Vitals, capacity, rules,
+    Applied, IndexRow, PAGE_ROWS, Page, Roster, ShardQuery, Store, StoreError, View, Vitals, capacity, rules,
 };
 use crate::client::ClientId;
-use crate::item::{Action, Change, Item, Key, Write, attr};
+use crate::item::{Action, Change, Item, Key, MEMBERS, Write, attr};
 use crate::record::Partition;
 use crate::time::{Clock, Timestamp};
 
@@ -247,6 +247,28 @@ impl DynamoStore {
         Ok(Applied::Lost(lost))
     }
 
+    /// The items of ours under one partition key, strongly consistent.
+    async fn partition(&self, pk: String) -> Result<Vec<(Key, Item)>, StoreError> {
+        let mut pages = self
+            .client
+            .query()
+            .table_name(&self.table)
+            .consistent_read(true)
+            .key_condition_expression("#pk = :pk")
+            .expression_attribute_names("#pk", attr::PK)
+            .expression_attribute_values(":pk", AttributeValue::S(pk))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .into_paginator()
+            .send();
+        let mut found = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| self.fail(Failure::of(&error)))?;
+            self.charge_read(page.consumed_capacity.as_slice());
+            found.extend(page.items.unwrap_or_default().into_iter().filter_map(ours));
+        }
+        Ok(found)
+    }
+
     async fn batch(&self, mut asked: KeysAndAttributes) -> Result<Vec<Raw>, StoreError> {
         let mut found = Vec::new();
         for round in 0..BATCH_ROUNDS {
@@ -286,26 +308,18 @@ impl fmt::Debug for DynamoStore {
     }
 }
 
+impl Roster for DynamoStore {
+    async fn members(&self) -> Result<Vec<(String, Item)>, StoreError> {
+        let items = self.partition(MEMBERS.to_owned()).await?.into_iter();
+        Ok(items.map(|(key, item)| (key.sk().to_owned(), item)).collect())
+    }
+}
+
 impl Store for DynamoStore {
     async fn read(&self, id: &ClientId) -> Result<Partition, StoreError> {
-        let mut pages = self
-            .client
-            .query()
-            .table_name(&self.table)
-            .consistent_read(true)
-            .key_condition_expression("#pk = :pk")
-            .expression_attribute_names("#pk", attr::PK)
-            .expression_attribute_values(":pk", AttributeValue::S(Key::partition(id)))
-            .return_consumed_capacity(ReturnConsumedCapacity::Total)
-            .into_paginator()
-            .send();
         let mut partition = Partition::default();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| self.fail(Failure::of(&error)))?;
-            self.charge_read(page.consumed_capacity.as_slice());
-            for (key, item) in page.items.unwrap_or_default().into_iter().filter_map(ours) {
-                partition.insert(&key, item);
-            }
+        for (key, item) in self.partition(Key::partition(id)).await? {
+            partition.insert(&key, item);
         }
         Ok(partition)
     }

@@ -9,10 +9,11 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Applied, IndexRow, PAGE_ROWS, PLAIN, Page, ShardQuery, Store, StoreError, View, Vitals, capacity, rules,
+    Applied, IndexRow, PAGE_ROWS, PLAIN, Page, Roster, ShardQuery, Store, StoreError, View, Vitals, capacity,
+    rules,
 };
 use crate::client::ClientId;
-use crate::item::{Action, Assignment, Change, Condition, Item, Key, Value, Write, attr};
+use crate::item::{Action, Assignment, Change, Condition, Item, Key, MEMBERS, Value, Write, attr};
 use crate::record::Partition;
 use crate::time::Timestamp;
 
@@ -65,6 +66,8 @@ pub enum Operation<'a> {
     Query(&'a ShardQuery),
     /// [`Store::load`].
     Load(&'a [Key]),
+    /// [`Roster::members`].
+    Members,
 }
 
 /// What goes wrong with an operation.
@@ -156,6 +159,15 @@ impl Store for MemoryStore {
     }
 }
 
+impl Roster for MemoryStore {
+    async fn members(&self) -> Result<Vec<(String, Item)>, StoreError> {
+        self.run(Operation::Members, |table, vitals| {
+            let items = partition(table, vitals, MEMBERS);
+            Ok(items.into_iter().map(|(sk, item)| (sk.to_owned(), item.clone())).collect())
+        })
+    }
+}
+
 /// Whether a condition holds of an item, as DynamoDB judges it: a comparison with an attribute that is absent,
 /// or of another type, is false.
 pub fn holds(condition: &Condition, item: Option<&Item>) -> bool {
@@ -225,17 +237,23 @@ fn size_of(key: &Key, item: Option<&Item>) -> usize {
 
 fn read(table: &Table, vitals: &Vitals, id: &ClientId) -> Partition {
     let pk = Key::partition(id);
-    let (mut partition, mut bytes) = (Partition::default(), 0);
-    for ((_, sk), item) in
-        table.items.range((pk.clone(), String::new())..).take_while(|((found, _), _)| *found == pk)
-    {
-        bytes += capacity::size(&pk, sk, item);
+    let mut read = Partition::default();
+    for (sk, item) in partition(table, vitals, &pk) {
         if let Some(key) = Key::parse(&pk, sk) {
-            partition.insert(&key, item.clone());
+            read.insert(&key, item.clone());
         }
     }
+    read
+}
+
+/// The items of a partition, charged as one strongly consistent query.
+fn partition<'a>(table: &'a Table, vitals: &Vitals, pk: &str) -> Vec<(&'a str, &'a Item)> {
+    let from = (pk.to_owned(), String::new());
+    let within = table.items.range(from..).take_while(|((found, _), _)| found == pk);
+    let found: Vec<_> = within.map(|((_, sk), item)| (sk.as_str(), item)).collect();
+    let bytes = found.iter().map(|(sk, item)| capacity::size(pk, sk, item)).sum();
     vitals.consumed(capacity::read_units(bytes), 0.0);
-    partition
+    found
 }
 
 /// What a write of a change would do.

@@ -1,8 +1,9 @@
 //! Which clients there are: found, found changed, found gone; what cannot be understood is named and left alone.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use perennial::fleet::{Census, Fleet, ListingError, Stopped};
+use perennial::fleet::{Census, Listing, ListingError, Stopped};
 use perennial::item::{Item, Key, Value, attr};
 use perennial::record::Gen;
 use perennial::scheduler::Command;
@@ -10,14 +11,20 @@ use perennial::store::MemoryStore;
 use perennial::store::memory::{Fault, Operation};
 use perennial::time::Clock;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::endpoint::Act;
 use super::world::{World, id, lost, secs};
 
-fn fleet(world: &World) -> (Fleet<MemoryStore>, mpsc::Receiver<Command>) {
+/// Every shard, of which nothing is known yet.
+fn listing(world: &World) -> (Listing<MemoryStore>, mpsc::Receiver<Command>) {
     let (sender, commands) = mpsc::channel(10_000);
     let clock = Arc::clone(&world.clock) as Arc<dyn Clock>;
-    (Fleet::new(Arc::new(world.store.clone()), clock, 4, sender), commands)
+    (Listing::new(Arc::new(world.store.clone()), clock, sender), commands)
+}
+
+fn all() -> BTreeSet<u32> {
+    (0..4).collect()
 }
 
 fn told(commands: &mut mpsc::Receiver<Command>) -> Vec<String> {
@@ -39,8 +46,8 @@ async fn a_ttl_on_a_live_refresh_token_is_taken_off() {
     for id in [&c, &m] {
         world.edit(&Key::Token(id.clone()), attr::TTL, Value::N(1_800_000_500));
     }
-    let (mut fleet, _commands) = fleet(&world);
-    fleet.reconcile().await.unwrap();
+    let (mut fleet, _commands) = listing(&world);
+    fleet.care_for(&all()).await.unwrap();
     assert_eq!(world.token(&c).ttl, None);
     assert!(world.token(&m).ttl.is_some(), "a mintable token may expire");
 }
@@ -55,29 +62,64 @@ async fn what_cannot_be_understood_is_skipped_and_never_overwritten() {
     let foreign = Item::default().with(attr::VS, Value::N(1)).with(attr::JN, Value::N(5));
     world.store.put_raw("USER#1", "PROFILE", foreign);
     let before = world.store.items();
-    let (mut fleet, mut commands) = fleet(&world);
-    let census = fleet.reconcile().await.unwrap();
+    let (mut fleet, mut commands) = listing(&world);
+    let census = fleet.care_for(&all()).await.unwrap();
     assert_eq!((census.skipped, census.forgotten), (3, 0));
     assert_eq!(told(&mut commands), ["fine"]);
     assert_eq!(world.store.items(), before);
 }
 
 #[tokio::test(start_paused = true)]
-async fn only_news_is_told_and_a_removal_at_the_latest_by_reconciliation() {
+async fn only_news_is_told_and_a_removal_is_news() {
     let world = World::new();
     let (a, _b) = (world.due("a").await, world.due("b").await);
-    let (mut fleet, mut commands) = fleet(&world);
-    assert_eq!(fleet.discover().await, Ok(2));
+    let (mut fleet, mut commands) = listing(&world);
+    assert_eq!(fleet.care_for(&all()).await.unwrap().clients, 2);
     assert_eq!(told(&mut commands), ["a", "b"]);
     world.sleep(secs(15)).await;
     assert_eq!(fleet.discover().await, Ok(0), "nothing changed");
     world.due("c").await;
     world.apply(&world.removal(&a)).await;
-    assert_eq!(fleet.discover().await, Ok(1));
-    assert_eq!(told(&mut commands), ["c"]);
+    assert_eq!(fleet.discover().await, Ok(2));
+    assert_eq!(told(&mut commands), ["-a", "c"]);
+    assert_eq!(fleet.discover().await, Ok(0), "the tombstone is known");
+    world.apply(&world.removal(&id("b"))).await;
     let census = fleet.reconcile().await.unwrap();
-    assert_eq!(census, Census { clients: 2, skipped: 0, forgotten: 1 });
-    assert_eq!(told(&mut commands), ["-a", "b", "c"]);
+    assert_eq!(census, Census { clients: 1, skipped: 0, forgotten: 1 });
+    assert_eq!(told(&mut commands), ["-a", "-b", "-b", "c"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tombstone_leaves_the_index_once_every_task_has_had_time_to_find_it() {
+    let world = World::new();
+    let a = world.due("a").await;
+    world.apply(&world.removal(&a)).await;
+    let in_index = || world.raw(&Key::Config(a.clone())).unwrap().get(attr::VS).is_some();
+    let (mut fleet, _commands) = listing(&world);
+    fleet.care_for(&all()).await.unwrap();
+    world.sleep(secs(600)).await;
+    fleet.reconcile().await.unwrap();
+    assert!(in_index(), "discovery looks back five minutes, and clocks differ");
+    world.sleep(secs(1)).await;
+    fleet.reconcile().await.unwrap();
+    assert!(!in_index());
+    assert!(world.raw(&Key::Config(a.clone())).unwrap().get(attr::GONE).is_some(), "it stays a tombstone");
+}
+
+#[tokio::test(start_paused = true)]
+async fn shards_that_come_are_listed_and_those_that_go_are_forgotten() {
+    let world = World::new();
+    for n in 0..40 {
+        world.due(&format!("c{n}")).await;
+    }
+    let (mut fleet, mut commands) = listing(&world);
+    let half = fleet.care_for(&BTreeSet::from([0, 1])).await.unwrap().clients;
+    assert_eq!(told(&mut commands).len(), half);
+    let other = fleet.care_for(&BTreeSet::from([2, 3])).await.unwrap().clients;
+    assert!(half > 5 && other > 5 && half + other == 40, "{half} + {other}");
+    let told = told(&mut commands);
+    assert_eq!(told.iter().filter(|told| told.starts_with('-')).count(), half);
+    assert_eq!(told.len(), 40);
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,8 +128,8 @@ async fn a_listing_that_fails_forgets_nobody() {
     for n in 0..20 {
         world.due(&format!("c{n}")).await;
     }
-    let (mut fleet, mut commands) = fleet(&world);
-    fleet.reconcile().await.unwrap();
+    let (mut fleet, mut commands) = listing(&world);
+    fleet.care_for(&all()).await.unwrap();
     assert_eq!(told(&mut commands).len(), 20);
     let mut asked = 0;
     world.faults(move |operation| match operation {
@@ -106,8 +148,8 @@ async fn a_listing_that_fails_forgets_nobody() {
 #[tokio::test(start_paused = true)]
 async fn a_failed_discovery_is_made_up_for_by_the_next() {
     let world = World::new();
-    let (mut fleet, mut commands) = fleet(&world);
-    fleet.reconcile().await.unwrap();
+    let (mut fleet, mut commands) = listing(&world);
+    fleet.care_for(&all()).await.unwrap();
     world.sleep(secs(100)).await;
     world.due("c").await;
     world.faults(|_| Fault::Before(lost()));
@@ -126,8 +168,8 @@ async fn more_clients_than_a_page_are_all_found() {
     for n in 0..1200 {
         world.due(&format!("c{n}")).await;
     }
-    let (mut fleet, mut commands) = fleet(&world);
-    let census = fleet.reconcile().await.unwrap();
+    let (mut fleet, mut commands) = listing(&world);
+    let census = fleet.care_for(&all()).await.unwrap();
     assert_eq!((census.clients, told(&mut commands).len()), (1200, 1200));
 }
 
@@ -135,16 +177,23 @@ async fn more_clients_than_a_page_are_all_found() {
 async fn a_pause_that_was_read_before_another_tasks_acquire_still_arrives() {
     let world = World::new();
     let c = world.add(world.spec("c").expires_in(secs(3600)).refresh_in(secs(100))).await;
-    let daemon = world.daemon().await;
+    let (sender, commands) = mpsc::channel(16);
+    let scheduler = world.scheduler();
+    let daemon = tokio::spawn(async move {
+        let (drain, now) = (CancellationToken::new(), CancellationToken::new());
+        scheduler.run(commands, &drain, &now, secs(1)).await
+    });
+    let tell = async |known| sender.send(Command::Learn(Box::new(known))).await.unwrap();
+    tell(world.known(&c)).await;
     // Read now, told late: after a refresh.
     let old = world.known(&c);
     world.sleep(secs(150)).await;
     assert_eq!((world.endpoint.sends(), world.lease(&c).generation), (1, Gen(1)));
     world.edit(&Key::Config(c.clone()), attr::RF, Value::N(1));
-    daemon.commands.send(Command::Learn(Box::new(old))).await.unwrap();
+    tell(old).await;
     world.sleep(secs(30)).await;
     assert_eq!(world.endpoint.sends(), 2, "it may have carried news, so the table was asked");
-    daemon.stop().await;
+    daemon.abort();
 }
 
 #[tokio::test(start_paused = true)]

@@ -17,7 +17,7 @@ async fn all_that_is_due_is_done_and_the_rest_left_alone() {
         world.add(world.spec(&format!("good{n}")).expires_in(secs(3600)).refresh_in(secs(1800))).await;
     }
     let summary = world.once(secs(300)).await;
-    assert_eq!((summary.refreshed, summary.failed, summary.unfinished.len()), (30, 0, 0));
+    assert_eq!((summary.tally.refreshed, summary.tally.failed, summary.unfinished.len()), (30, 0, 0));
     assert_eq!(world.endpoint.sends(), 30);
     assert!(world.clock.elapsed() < secs(5), "{:?}", world.clock.elapsed());
 }
@@ -55,7 +55,7 @@ async fn failures_are_named_and_not_tried_again() {
             ("panics", "its refresh panicked"),
         ]
     );
-    assert_eq!((summary.refreshed, world.endpoint.sends()), (1, 4));
+    assert_eq!((summary.tally.refreshed, world.endpoint.sends()), (1, 4));
 }
 
 #[tokio::test(start_paused = true)]
@@ -69,7 +69,7 @@ async fn it_waits_out_a_take_over_impatiently() {
     world.sleep(secs(1)).await;
     holder.abort();
     let summary = world.once(secs(300)).await;
-    assert_eq!((summary.refreshed, summary.unfinished.len()), (1, 0));
+    assert_eq!((summary.tally.refreshed, summary.unfinished.len()), (1, 0));
     assert!(world.clock.elapsed() < secs(190), "not until two minutes before the expiry");
 }
 
@@ -84,7 +84,7 @@ async fn it_gives_up_after_the_longest_wait_and_names_the_client() {
     world.due("fine").await;
     world.endpoint.script(|_| Act::Honest);
     let summary = world.once(secs(30)).await;
-    assert_eq!(summary.refreshed, 1);
+    assert_eq!(summary.tally.refreshed, 1);
     assert!(summary.unfinished[&c].contains("in doubt"), "{summary:?}");
     assert!(world.clock.elapsed() < secs(60));
 }
@@ -97,7 +97,7 @@ async fn an_endpoint_whose_breaker_is_open_does_not_hang_it() {
     }
     world.endpoint.script(|_| Act::Say(server_error()));
     let summary = world.once(secs(120)).await;
-    assert_eq!((summary.refreshed, summary.unfinished.len()), (0, 60), "each of them is named");
+    assert_eq!((summary.tally.refreshed, summary.unfinished.len()), (0, 60), "each of them is named");
     assert!(world.clock.elapsed() < secs(200), "{:?}", world.clock.elapsed());
 }
 
@@ -168,7 +168,7 @@ async fn a_client_that_is_still_due_after_a_lost_race_is_not_forgotten() {
         Fault::None
     });
     let summary = world.once(secs(300)).await;
-    assert_eq!((summary.conflicts, summary.refreshed, summary.unfinished.len()), (1, 1, 0));
+    assert_eq!((summary.tally.conflicts, summary.tally.refreshed, summary.unfinished.len()), (1, 1, 0));
     assert_eq!(world.lease(&c).state, State::InFlight);
 }
 
@@ -203,5 +203,5 @@ async fn reads_that_fail_for_a_while_do_not_end_a_wait() {
         _ => Fault::None,
     });
     let summary = world.once(secs(300)).await;
-    assert_eq!((summary.refreshed, summary.unfinished.len()), (1, 0), "{summary:?}");
+    assert_eq!((summary.tally.refreshed, summary.unfinished.len()), (1, 0), "{summary:?}");
 }

@@ -189,7 +189,7 @@ async fn paused_unknown_and_removed_clients_are_left_alone() {
     world.sleep(secs(4000)).await;
     assert_eq!(world.endpoint.sends(), 0);
     assert_eq!(world.counts.writes.load(std::sync::atomic::Ordering::Relaxed), writes);
-    assert_eq!(daemon.pulse.clients(), 4);
+    assert_eq!(daemon.pulse.tally().clients, 4);
     daemon.stop().await;
 }
 
@@ -215,7 +215,7 @@ async fn an_operator_who_resumes_revives_or_removes_a_client_is_heard_within_a_m
     world.apply(&world.removal(&c)).await;
     daemon.reconcile.send(()).await.unwrap();
     world.sleep(secs(20)).await;
-    assert_eq!(daemon.pulse.clients(), 1);
+    assert_eq!(daemon.pulse.tally().clients, 1);
     daemon.stop().await;
 }
 
@@ -322,7 +322,7 @@ async fn a_drain_stores_what_is_in_flight_and_begins_nothing() {
     let summary = daemon.stop().await;
     assert!(world.clock.elapsed() >= secs(100), "it waited for the commits");
     assert_eq!(world.counts.reads.load(std::sync::atomic::Ordering::Relaxed), reads);
-    assert_eq!((summary.refreshed, summary.abandoned, world.endpoint.sends()), (4, 0, 4));
+    assert_eq!((summary.tally.refreshed, summary.abandoned, world.endpoint.sends()), (4, 0, 4));
 }
 
 #[tokio::test(start_paused = true)]

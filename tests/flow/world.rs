@@ -7,18 +7,18 @@ use std::time::Duration;
 
 use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::entropy::Entropy;
-use perennial::fleet::Fleet;
+use perennial::fleet::{self, Ending, Listing, Phase, Rules, Task};
 use perennial::item::{Action, Assignment, Change, Condition, Item, Key, Value, attr};
 use perennial::plan::registry::{self, Imported};
 use perennial::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use perennial::record::{Lease, Snapshot, Token};
 use perennial::refresh::{Known, Policy, Refresher, Report};
-use perennial::scheduler::{Command, Once, Parts, Scheduler, Settings, Summary};
+use perennial::scheduler::{Once, Parts, Scheduler, Settings, Summary};
 use perennial::secret::Secret;
 use perennial::store::memory::{Fault, Operation};
 use perennial::store::{Applied, MemoryStore, Store as _, StoreError};
 use perennial::time::{Clock, Moment, Sleep, Timestamp};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -326,9 +326,9 @@ impl World {
         tokio::spawn(async move { refresher.refresh(&known, &provider).await })
     }
 
-    pub(crate) fn scheduler(&self) -> Scheduler<MemoryStore, Endpoint> {
+    fn parts(&self) -> Parts<MemoryStore, Endpoint> {
         let profiles = self.others.iter().chain([&self.provider]);
-        Scheduler::new(Parts {
+        Parts {
             refresher: self.refresher(),
             store: Arc::new(self.store.clone()),
             vitals: Arc::clone(self.store.vitals()),
@@ -336,25 +336,25 @@ impl World {
             entropy: self.entropy(),
             providers: profiles.map(|p| (p.name.clone(), Arc::new(p.clone()))).collect(),
             settings: Settings { breaker: self.breaker, ..self.settings.clone() },
-        })
+        }
     }
 
-    /// Starts a daemon that has listed all clients.
+    pub(crate) fn scheduler(&self) -> Scheduler<MemoryStore, Endpoint> {
+        let (_, permit) = watch::channel(true);
+        Scheduler::new(self.parts(), permit)
+    }
+
+    /// Starts a daemon, and waits until it has listed its clients.
     pub(crate) async fn daemon(&self) -> Daemon {
-        let scheduler = self.scheduler();
-        let pulse = scheduler.pulse();
-        let (sender, commands) = mpsc::channel(1024);
+        let rules = Rules { beat: secs(10), silence: secs(30), max_lag: secs(120) };
+        let task = Task::new(self.parts(), fleet::Settings { shards: SHARDS, discovery: secs(15), rules });
+        let (pulse, mut phase) = (task.scheduler(), task.phase());
         let (drain, now) = (CancellationToken::new(), CancellationToken::new());
         let (draining, at_once) = (drain.clone(), now.clone());
-        let work = tokio::spawn(async move { scheduler.run(commands, &draining, &at_once, secs(110)).await });
-        let (store, clock) = (Arc::new(self.store.clone()), Arc::clone(&self.clock) as Arc<dyn Clock>);
-        let mut fleet = Fleet::new(store, clock, SHARDS, sender.clone());
-        while fleet.reconcile().await.is_err() {
-            self.sleep(secs(2)).await;
-        }
         let (reconcile, asked) = mpsc::channel(1);
-        let watch = tokio::spawn(fleet.watch(secs(15), asked));
-        Daemon { work, watch, drain, now, commands: sender, reconcile, pulse }
+        let work = tokio::spawn(async move { task.run(asked, &draining, &at_once, secs(110)).await });
+        phase.wait_for(|phase| *phase == Phase::Active).await.unwrap();
+        Daemon { work, drain, now, reconcile, pulse }
     }
 
     /// A run that ends.
@@ -365,9 +365,9 @@ impl World {
         let (drain, now) = (CancellationToken::new(), CancellationToken::new());
         let work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, secs(110)).await });
         let (store, clock) = (Arc::new(self.store.clone()), Arc::clone(&self.clock) as Arc<dyn Clock>);
-        let mut fleet = Fleet::new(store, clock, SHARDS, sender);
-        fleet.reconcile().await.unwrap();
-        drop(fleet);
+        let mut listing = Listing::new(store, clock, sender);
+        listing.care_for(&(0..SHARDS).collect()).await.unwrap();
+        drop(listing);
         tokio::time::timeout(secs(7200), work).await.expect("a run that ends does end").unwrap()
     }
 
@@ -384,7 +384,7 @@ impl World {
     }
 
     pub(crate) fn removal(&self, id: &ClientId) -> Change {
-        registry::remove(id, &self.snapshot(id), self.clock.now()).unwrap()
+        registry::remove(id, &self.snapshot(id), SHARDS, self.clock.now()).unwrap()
     }
 }
 
@@ -392,13 +392,11 @@ pub(crate) fn timing() -> Timing {
     Timing::try_new(secs(90), secs(5), secs(20), secs(15), secs(60)).unwrap()
 }
 
-/// A process: a scheduler and the discovery beside it.
+/// A process.
 pub(crate) struct Daemon {
-    pub(crate) work: JoinHandle<Summary>,
-    watch: JoinHandle<()>,
+    pub(crate) work: JoinHandle<Ending>,
     pub(crate) drain: CancellationToken,
     pub(crate) now: CancellationToken,
-    pub(crate) commands: mpsc::Sender<Command>,
     pub(crate) reconcile: mpsc::Sender<()>,
     pub(crate) pulse: Arc<perennial::scheduler::Pulse>,
 }
@@ -407,13 +405,11 @@ impl Daemon {
     /// SIGTERM, and what it did in its life.
     pub(crate) async fn stop(self) -> Summary {
         self.drain.cancel();
-        self.watch.abort();
-        self.work.await.unwrap()
+        self.work.await.unwrap().summary.unwrap()
     }
 
     /// SIGKILL.
     pub(crate) fn kill(self) {
-        self.watch.abort();
         self.work.abort();
     }
 }
