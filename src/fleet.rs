@@ -136,7 +136,7 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
             membership.run(standing).await;
             None
         });
-        jobs.spawn(async move {
+        let discovery = jobs.spawn(async move {
             listing.watch(settings.discovery, share, reconcile, || activate(&joined)).await;
             None
         });
@@ -155,6 +155,7 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
         }
         phase.send_replace(Phase::Leaving);
         drain.cancel();
+        discovery.abort();
         info!("draining: nothing new is begun, what is in flight is finished and stored");
         let summary = last_word(&mut jobs, work, ended).await;
         jobs.shutdown().await;

@@ -5,18 +5,20 @@
 //! twice.
 
 mod diff;
+mod landed;
 
 use std::time::Duration;
 
 pub(crate) use diff::without_query;
 pub use diff::{Field, Step, Wanted, diff};
+use landed::landed;
 
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
-use crate::item::{Action, Assignment, Change, Item, Key};
+use crate::item::Change;
 use crate::plan::lease::{Standing, standing};
 use crate::plan::registry::{self, Imported, Refusal, Resolution};
-use crate::record::{Malformed, Partition, Snapshot};
+use crate::record::{Malformed, Snapshot};
 use crate::store::{Applied, Store, StoreError};
 use crate::time::Clock;
 
@@ -265,42 +267,16 @@ impl<S: Store> Registrar<'_, S> {
     }
 }
 
-/// Whether a change has been written after all. `CONFIG` tells where the change has a part in it: operators alone
-/// write it, each with a stamp of their own. The other items may have moved on meanwhile.
-fn landed(change: &Change, read: &Partition) -> bool {
-    let of_config = change.0.iter().find(|write| matches!(write.key, Key::Config(_)));
-    let Some(write) = of_config.or(change.0.first()) else { return false };
-    let found = match &write.key {
-        Key::Config(_) => &read.config,
-        Key::Lease(_) => &read.lease,
-        Key::Token(_) => &read.token,
-        Key::Member(_) | Key::Schema => return false,
-    };
-    found.as_ref().is_some_and(|item| shows(item, &write.action))
-}
-
-fn shows(item: &Item, action: &Action) -> bool {
-    match action {
-        Action::Put(put) => item == put,
-        Action::Update(assignments) => assignments.iter().all(|assignment| match assignment {
-            Assignment::Set(name, value) => item.get(name) == Some(value),
-            Assignment::Remove(name) => item.get(name).is_none(),
-            Assignment::Add(..) => false,
-        }),
-        Action::Delete | Action::Check => false,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::future::ready;
 
     use super::*;
     use crate::client::Grant;
-    use crate::item::{Condition, Value, attr};
+    use crate::item::{Action, Assignment, Condition, Item, Key, Value, attr};
     use crate::plan::lease::{self, Intent};
     use crate::plan::testing::{client, provider};
-    use crate::record::{Gen, Lease, Registration, State};
+    use crate::record::{Gen, Lease, Partition, Registration, State};
     use crate::secret::Secret;
     use crate::store::MemoryStore;
     use crate::store::memory::{Fault, Operation};

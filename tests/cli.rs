@@ -401,6 +401,8 @@ fn prune_removes_what_the_file_lacks_and_asks_first() {
     world.apply(MACHINE, &["--prune"]).fails(1, &["crm-7", "--yes"]);
     assert!(world.run(&["clients", "show", "crm-7"]).code == 0);
     assert!(world.apply(MACHINE, &["--prune", "--yes"]).ok().contains("prune=1"));
+    let again = world.apply(MACHINE, &["--prune", "--yes"]).ok();
+    assert!(again.contains("prune=0"), "its tombstone is no client: {again}");
     world.run(&["clients", "show", "crm-7"]).fails(1, &["is not registered"]);
     assert!(world.run(&["clients", "show", "billing"]).code == 0);
 }

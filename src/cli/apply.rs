@@ -20,10 +20,11 @@ use super::source::{Source, imported};
 use super::spec::{self, Entry, Format, Problem};
 use super::{App, UsageError, client_id, confirm, output};
 use crate::client::{ClientId, Provider};
+use crate::item::{Key, attr};
 use crate::plan::registry::{Imported, Refusal};
 use crate::record::Snapshot;
 use crate::registrar::{Field, Registrar, RegistrarError, Step, diff};
-use crate::store::DynamoStore;
+use crate::store::{DynamoStore, Store as _, View};
 
 /// Clients that are read or written at once.
 const AT_ONCE: usize = 16;
@@ -367,10 +368,19 @@ async fn surplus(store: &DynamoStore, app: &App, plan: &Plan<'_>) -> anyhow::Res
     let mut listing = Listing::new(store, app.config().store.shards);
     let mut surplus = Vec::new();
     while let Some(ids) = listing.next().await? {
-        surplus.extend(ids.into_iter().filter(|id| !kept.contains(id)));
+        let unwanted: Vec<_> = ids.into_iter().filter(|id| !kept.contains(id)).collect();
+        surplus.extend(registered(store, unwanted).await?);
     }
     surplus.sort_unstable();
     Ok(surplus)
+}
+
+/// Those of these that are no tombstones: they stay in the index for a while.
+async fn registered(store: &DynamoStore, ids: Vec<ClientId>) -> anyhow::Result<Vec<ClientId>> {
+    let keys: Vec<_> = ids.into_iter().map(Key::Config).collect();
+    let loaded = store.load(&keys, View::WithoutSecrets).await?;
+    let live = loaded.into_iter().filter(|(_, item)| item.get(attr::GONE).is_none());
+    Ok(live.filter_map(|(key, _)| if let Key::Config(id) = key { Some(id) } else { None }).collect())
 }
 
 fn removal(surplus: &[ClientId]) -> String {

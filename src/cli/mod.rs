@@ -8,6 +8,7 @@ mod apply;
 mod clients;
 mod config;
 mod edit;
+mod fleet;
 mod get;
 mod import_token;
 mod list;
@@ -67,6 +68,7 @@ enum Command {
     Table(table::TableCommand),
     #[command(subcommand)]
     Clients(Box<clients::ClientsCommand>),
+    Fleet(fleet::Fleet),
     Get(get::Get),
     Why(why::Why),
 }
@@ -99,6 +101,7 @@ impl Cli {
             Command::Config(command) => command.run(&app),
             Command::Table(command) => Box::pin(command.run(&app)).await,
             Command::Clients(command) => Box::pin(command.run(&app)).await,
+            Command::Fleet(command) => Box::pin(command.run(&app)).await,
             Command::Get(command) => Box::pin(command.run(&app)).await,
             Command::Why(command) => Box::pin(command.run(&app)).await,
         }

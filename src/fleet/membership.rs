@@ -124,7 +124,8 @@ impl<S: Store + Roster> Membership<S> {
     fn permit(&self, phase: Phase, written: Option<Moment>) {
         let heard = written.is_some_and(|at| self.clock.moment().since(at) < self.rules.silence);
         let permitted = phase == Phase::Active && heard;
-        let changed = self.permit.send_if_modified(|before| std::mem::replace(before, permitted) != permitted);
+        let changed =
+            self.permit.send_if_modified(|before| std::mem::replace(before, permitted) != permitted);
         if changed && phase == Phase::Active && !permitted {
             warn!("this task's heartbeat cannot be written: others take over, nothing is acquired here");
         }

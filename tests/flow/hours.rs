@@ -38,8 +38,8 @@ async fn an_hour_of(world: World, bound: Bound) -> World {
     world
 }
 
-/// The loop turns every five seconds at least, and discovery beside it.
-const QUIET: u64 = 1200;
+/// The loop turns every five seconds at least; discovery and heartbeats beside it.
+const QUIET: u64 = 1200 + 360;
 
 #[tokio::test(start_paused = true)]
 async fn a_store_that_refuses_writes_is_not_hammered() {
