@@ -98,6 +98,11 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
         }
     }
 
+    /// The name of this task among the members, and in the leases that it takes.
+    pub fn incarnation(&self) -> &str {
+        &self.membership.incarnation
+    }
+
     /// Where the task stands, for health checks.
     pub fn phase(&self) -> watch::Receiver<Phase> {
         self.phase.subscribe()

@@ -27,7 +27,7 @@ const TAKE_OVER: Duration = Duration::from_secs(60);
 const SCALED: &str = "[refresh]\nlease = \"6s\"\nwindow = \"500ms\"\nrequest_timeout = \"2s\"\n\
     commit_budget = \"2s\"\nsalvage_wait = \"1s\"\nlifetime_min = \"1s\"\nspread = \"0s\"\n\
     [backoff]\nbase = \"100ms\"\nmin_interval = \"100ms\"\ncap = \"1s\"\ncap_expired = \"1s\"\n\
-    [discovery]\ninterval = \"1s\"\n[shutdown]\ntimeout = \"30s\"\n";
+    [discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n[shutdown]\ntimeout = \"30s\"\n";
 
 fn settings(provider: &StrictProvider, more: &str) -> String {
     let url = provider.token_url();

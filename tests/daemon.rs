@@ -24,7 +24,8 @@ async fn provider(arguments: &[&str]) -> (StrictProvider, String) {
     let provider = StrictProvider::start(arguments).await;
     provider.register(Auth::Basic("app", SECRET)).await;
     let settings = format!(
-        "[discovery]\ninterval = \"1s\"\n[refresh]\nspread = \"0s\"\nlifetime_min = \"1s\"\n\
+        "[discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n\
+         [refresh]\nspread = \"0s\"\nlifetime_min = \"1s\"\n\
          [providers.strict]\ntoken_url = \"{}\"\nrate_per_second = 1000.0\nburst = 1000\n",
         provider.token_url()
     );

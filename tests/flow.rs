@@ -17,6 +17,8 @@ mod endpoint;
 mod fleet;
 #[path = "flow/hours.rs"]
 mod hours;
+#[path = "flow/membership.rs"]
+mod membership;
 #[path = "flow/once.rs"]
 mod once;
 #[path = "flow/replies.rs"]

@@ -8,10 +8,10 @@ use std::time::Duration;
 use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::entropy::Entropy;
 use perennial::fleet::{self, Ending, Listing, Phase, Rules, Task};
-use perennial::item::{Action, Assignment, Change, Condition, Item, Key, Value, Write, attr};
+use perennial::item::{Action, Assignment, Change, Condition, Item, Key, MEMBERS, Value, Write, attr};
 use perennial::plan::registry::{self, Imported};
 use perennial::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
-use perennial::record::{Lease, Snapshot, Token};
+use perennial::record::{Lease, Member, Snapshot, Token, decode_member};
 use perennial::refresh::{Known, Policy, Refresher, Report};
 use perennial::scheduler::{Once, Parts, Scheduler, Settings, Summary};
 use perennial::secret::Secret;
@@ -60,6 +60,11 @@ impl SimClock {
     /// Since the simulation began, suspended time included.
     pub(crate) fn elapsed(&self) -> Duration {
         self.origin.elapsed() + Duration::from_millis(self.suspended_ms.load(Ordering::Relaxed))
+    }
+
+    /// The wall clock's time.
+    pub(crate) fn wall(&self) -> Timestamp {
+        self.now()
     }
 
     /// Steps the wall clock, as an operator or NTP does.
@@ -115,6 +120,7 @@ pub(crate) struct World {
     pub(crate) settings: Settings,
     pub(crate) counts: Arc<Counts>,
     faults: Arc<Mutex<Option<Box<Faults>>>>,
+    heartbeat_faults: Arc<Mutex<Option<Box<Faults>>>>,
     seed: AtomicU64,
 }
 
@@ -164,11 +170,12 @@ impl World {
         let clock = Arc::new(SimClock::new());
         let (counts, faults) = (Arc::new(Counts::default()), Arc::new(Mutex::new(None::<Box<Faults>>)));
         let store = MemoryStore::new();
-        let (count, fault) = (Arc::clone(&counts), Arc::clone(&faults));
+        let heartbeat_faults = Arc::new(Mutex::new(None::<Box<Faults>>));
+        let (count, fault, beat) = (Arc::clone(&counts), Arc::clone(&faults), Arc::clone(&heartbeat_faults));
         store.on_operation(move |operation| {
-            // Heartbeats have stories of their own: here they always get through, and cost nothing.
+            // Heartbeats have stories of their own: elsewhere they always get through, and are not counted.
             if is_heartbeat(operation) {
-                return Fault::None;
+                return beat.lock().unwrap().as_mut().map_or(Fault::None, |decide| decide(operation));
             }
             let counter = if let Operation::Apply(_) = operation { &count.writes } else { &count.reads };
             counter.fetch_add(1, Ordering::Relaxed);
@@ -191,6 +198,7 @@ impl World {
             settings,
             counts,
             faults,
+            heartbeat_faults,
             seed: AtomicU64::new(1),
         }
     }
@@ -198,6 +206,17 @@ impl World {
     /// Decides on the failure of every operation of the store from now on.
     pub(crate) fn faults(&self, decide: impl FnMut(Operation<'_>) -> Fault + Send + 'static) {
         *self.faults.lock().unwrap() = Some(Box::new(decide));
+    }
+
+    /// Decides on the failure of every heartbeat, and of every look at the members, from now on.
+    pub(crate) fn heartbeat_faults(&self, decide: impl FnMut(Operation<'_>) -> Fault + Send + 'static) {
+        *self.heartbeat_faults.lock().unwrap() = Some(Box::new(decide));
+    }
+
+    /// The members as they describe themselves.
+    pub(crate) fn members(&self) -> Vec<Member> {
+        let items = self.store.items().into_iter().filter(|((pk, _), _)| pk == MEMBERS);
+        items.map(|((_, sk), item)| decode_member(&sk, &item).unwrap()).collect()
     }
 
     pub(crate) fn no_faults(&self) {
@@ -352,13 +371,13 @@ impl World {
     pub(crate) async fn daemon(&self) -> Daemon {
         let rules = Rules { beat: secs(10), silence: secs(30), max_lag: secs(120) };
         let task = Task::new(self.parts(), fleet::Settings { shards: SHARDS, discovery: secs(15), rules });
-        let (pulse, mut phase) = (task.scheduler(), task.phase());
+        let (pulse, mut phase, name) = (task.scheduler(), task.phase(), task.incarnation().to_owned());
         let (drain, now) = (CancellationToken::new(), CancellationToken::new());
         let (draining, at_once) = (drain.clone(), now.clone());
         let (reconcile, asked) = mpsc::channel(1);
         let work = tokio::spawn(async move { task.run(asked, &draining, &at_once, secs(110)).await });
         phase.wait_for(|phase| *phase == Phase::Active).await.unwrap();
-        Daemon { work, drain, now, reconcile, pulse }
+        Daemon { work, drain, now, reconcile, pulse, name }
     }
 
     /// A run that ends.
@@ -403,6 +422,8 @@ pub(crate) struct Daemon {
     pub(crate) now: CancellationToken,
     pub(crate) reconcile: mpsc::Sender<()>,
     pub(crate) pulse: Arc<perennial::scheduler::Pulse>,
+    /// Its incarnation.
+    pub(crate) name: String,
 }
 
 impl Daemon {
