@@ -10,8 +10,10 @@ MAKEFLAGS += --no-builtin-rules
 CARGO ?= cargo
 # Passed on to the program that a target runs: make demo ARGS="--clients 5"
 ARGS ?=
+# How many storms `make sim` lives through.
+SEEDS ?= 1000
 
-.PHONY: help demo test check bench clean-parts
+.PHONY: help demo test sim check bench clean-parts
 
 help: ## List these targets
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -30,6 +32,10 @@ test: ## Run all tests, against the real parts (fetched once, from npm)
 	$(CARGO) test --locked --doc
 	$(CARGO) test --locked --lib --bins --examples
 	$(CARGO) test --locked --test '*'
+
+sim: ## Simulate a fleet through SEEDS storms, and a day of 100,000 clients
+	$(CARGO) build --locked --profile bench --no-default-features --example sim
+	@target/release/examples/sim --seeds $(SEEDS) $(ARGS)
 
 check: ## Check format, lints, docs, and dependencies
 	$(CARGO) fmt --check

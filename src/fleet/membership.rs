@@ -49,7 +49,7 @@ impl<S: Store + Roster> Membership<S> {
     /// Beats for as long as it is polled. `phase` says where the task stands; a change of it is told at once.
     pub(super) async fn run(self, mut phase: watch::Receiver<Phase>) {
         let mut view = View::new(self.rules);
-        let (mut beat, mut written, mut size) = (0, None, 0);
+        let (mut beat, mut written, mut workers) = (0, None, None);
         loop {
             let standing = *phase.borrow_and_update();
             beat += 1;
@@ -60,13 +60,15 @@ impl<S: Store + Roster> Membership<S> {
             match self.read().await {
                 Ok(members) => {
                     view.observe(members, self.clock.moment(), self.clock.now());
-                    self.divide(&view, standing);
+                    let seen: Vec<_> = view.workers().into_iter().map(str::to_owned).collect();
+                    // The division follows from these two alone, and is not made anew for every beat.
+                    if workers.as_ref() != Some(&(standing, seen.clone())) {
+                        info!(members = seen.len(), phase = %standing, "the fleet has changed");
+                        self.divide(&view, standing);
+                        workers = Some((standing, seen));
+                    }
                 }
                 Err(error) => warn!(%error, "could not read the members: the last view of them stands"),
-            }
-            if size != view.size() {
-                size = view.size();
-                info!(members = size, "the fleet has changed");
             }
             self.permit(standing, written);
             tokio::select! {

@@ -106,7 +106,7 @@ impl View {
     }
 
     /// The members that share the work. One that is wedged is left out, unless most are: then it is not them.
-    fn workers(&self) -> Vec<&str> {
+    pub fn workers(&self) -> Vec<&str> {
         let active: Vec<_> = self
             .seen
             .values()
@@ -129,11 +129,6 @@ impl View {
         let mut workers = self.workers();
         workers.push(member);
         (0..shards).filter(|shard| owner_of(*shard, workers.iter().copied()) == Some(member)).collect()
-    }
-
-    /// How many share the work.
-    pub fn size(&self) -> usize {
-        self.workers().len()
     }
 }
 

@@ -92,8 +92,7 @@ async fn a_client_that_is_removed_is_let_go_and_comes_back_above_its_past() {
     let (provider, settings) = provider(&["--lifetime-secs", "3"]).await;
     let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
     register(&deployment, &provider, &["leaving", "staying"]).await;
-    let reconcile = [("PERENNIAL__MAINTENANCE__RECONCILE", "* * * * * *")];
-    let daemon = deployment.daemon_with(&reconcile).await;
+    let daemon = deployment.daemon().await;
     let store = deployment.store().await;
     wait_until(SOON, "both are refreshed", async || {
         tok_gen(&store, "leaving").await > Gen(0) && tok_gen(&store, "staying").await > Gen(0)
@@ -109,7 +108,8 @@ async fn a_client_that_is_removed_is_let_go_and_comes_back_above_its_past() {
     let after = snapshot(&store, "leaving").await;
     assert_eq!((after.lease, after.token), (Some(tombstone.clone()), None), "something came back");
     wait_until(SOON, "the daemon says so", async || {
-        log_lines(&daemon.errors()).iter().any(|line| line["forgotten"] == 1)
+        let news = |line: &serde_json::Value| line["message"] == "new, changed or removed clients";
+        log_lines(&daemon.errors()).iter().any(news)
     })
     .await;
 
