@@ -25,6 +25,7 @@ use url::Url;
 use crate::client::Provider;
 use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
+use crate::secret::Secret;
 
 pub use error::{ConfigError, ConfigErrors, Origin};
 pub use schema::{Reference, reference};
@@ -79,6 +80,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Calendar jobs.
     pub maintenance: Maintenance,
+    /// Where new tokens go that the table does not take.
+    pub spill: Spill,
     /// Provider profiles by name.
     pub providers: BTreeMap<String, Arc<Provider>>,
 }
@@ -191,6 +194,34 @@ pub struct Maintenance {
     pub reconcile: String,
     /// When the table's settings are checked.
     pub table_check: String,
+}
+
+/// `[spill]` and `[sealing]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spill {
+    /// A directory on this machine.
+    pub directory: Option<PathBuf>,
+    /// An S3 bucket.
+    pub bucket: Option<String>,
+    /// What the keys of its objects begin with.
+    pub prefix: String,
+    /// Its region; none leaves it to the AWS SDK.
+    pub region: Option<String>,
+    /// Another S3 endpoint than AWS's own.
+    pub endpoint: Option<Url>,
+    /// How often it is replayed: 1 s to 1 h.
+    pub replay_interval: Duration,
+    /// The file with the keys.
+    pub key_file: Option<PathBuf>,
+    /// The keys themselves, known to be keys.
+    pub keys: Option<Secret>,
+}
+
+impl Spill {
+    /// Whether there is one.
+    pub fn is_configured(&self) -> bool {
+        self.directory.is_some() || self.bucket.is_some()
+    }
 }
 
 /// One setting as `config show` prints it.

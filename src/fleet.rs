@@ -26,7 +26,9 @@ pub use crate::plan::membership::Rules;
 use crate::provider::TokenEndpoint;
 pub use crate::record::Phase;
 use crate::scheduler::{Command, Parts, Pulse, Scheduler, Summary};
+use crate::spill::{self, Spill};
 use crate::store::{Roster, Store};
+use crate::time::Clock;
 
 /// Commands between discovery and the scheduler.
 const CHANNEL: usize = 1024;
@@ -42,6 +44,8 @@ pub struct Settings {
     pub discovery: Duration,
     /// Heartbeats.
     pub rules: Rules,
+    /// How often the spill is replayed, where there is one.
+    pub replay: Duration,
 }
 
 /// One task.
@@ -53,6 +57,7 @@ pub struct Task<S, E> {
     phase: Arc<watch::Sender<Phase>>,
     permit: watch::Receiver<bool>,
     share: watch::Receiver<Option<BTreeSet<u32>>>,
+    spill: Arc<Spill>,
     settings: Settings,
 }
 
@@ -69,6 +74,7 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
     /// Wires a task. Nothing runs yet.
     pub fn new(parts: Parts<S, E>, settings: Settings) -> Self {
         let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
+        let spill = Arc::clone(parts.refresher.spill());
         let (incarnation, vitals) = (parts.refresher.incarnation().to_owned(), Arc::clone(&parts.vitals));
         let (phase, _) = watch::channel(Phase::Joining);
         let (permit, permitted) = watch::channel(false);
@@ -94,6 +100,7 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
             phase: Arc::new(phase),
             permit: permitted,
             share: shared,
+            spill,
             settings,
         }
     }
@@ -132,7 +139,7 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
         now: &CancellationToken,
         patience: Duration,
     ) -> Ending {
-        let Self { scheduler, commands, listing, membership, phase, share, settings, .. } = self;
+        let Self { scheduler, commands, listing, membership, phase, share, spill, settings, .. } = self;
         let (store, clock) = (Arc::clone(&membership.store), Arc::clone(&membership.clock));
         let incarnation = membership.incarnation.clone();
         let mut jobs = JoinSet::new();
@@ -145,6 +152,13 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
             listing.watch(settings.discovery, share, reconcile, || activate(&joined)).await;
             None
         });
+        if spill.is_configured() {
+            let (store, clock) = (Arc::clone(&store), Arc::clone(&clock));
+            jobs.spawn(async move {
+                replay_now_and_then(&spill, store.as_ref(), clock.as_ref(), settings.replay).await;
+                None
+            });
+        }
         let (draining, at_once) = (drain.clone(), now.clone());
         let work =
             jobs.spawn(async move { Some(scheduler.run(commands, &draining, &at_once, patience).await) });
@@ -182,6 +196,17 @@ fn activate(phase: &watch::Sender<Phase>) {
     });
     if changed {
         info!("warm: all clients are known of the shards that are this task's");
+    }
+}
+
+/// Brings what other tasks, or this one before its restart, could not store. Whoever cares for the client finds it at
+/// its next look.
+async fn replay_now_and_then<S: Store>(spill: &Spill, store: &S, clock: &dyn Clock, interval: Duration) {
+    loop {
+        if let Err(error) = spill::replay_all(spill, store).await {
+            error!(alarm = "spill_unreadable", %error, "the spill does not answer: trying again");
+        }
+        clock.sleep(interval).await;
     }
 }
 

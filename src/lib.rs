@@ -9,6 +9,7 @@
 //! [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`cli`]; and the
 //! surroundings of a daemon: [`health`], [`maintenance`], [`shutdown`], [`telemetry`].
 
+pub mod aws;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -24,8 +25,10 @@ pub mod refresh;
 pub mod registrar;
 pub mod reply;
 pub mod scheduler;
+pub mod seal;
 pub mod secret;
 pub mod shutdown;
+pub mod spill;
 pub mod store;
 pub mod telemetry;
 pub mod time;

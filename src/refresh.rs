@@ -3,8 +3,8 @@
 //! Providers rotate refresh tokens and revoke the whole grant when an old one is used again. So nobody sends without
 //! a lease that was durably written first (*acquire*), nobody sends what was not read after that (*read*), a request
 //! leaves once (*send*), and its answer is stored in one conditional write that is retried for as long as the process
-//! lives (*commit*). Everything that decides is in [`crate::plan`]; everything that is written is a
-//! [`Change`]. What is left here is the order of things, which is what safety hangs on.
+//! lives (*commit*), or found in the [spill](crate::spill) if it did not live long enough. Everything that decides is in [`crate::plan`]; everything that is written is a
+//! [`Change`](crate::item::Change). What is left here is the order of things, which is what safety hangs on.
 //!
 //! Invariants: no request without a lease; no request later than the send window after the acquire was *begun*, on a
 //! clock that counts suspended time; nothing between an answer and its commit that could fail.
@@ -16,15 +16,19 @@ use tracing::{Instrument, debug, error, field, info, info_span, warn};
 
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
-use crate::item::{Change, Item, Value, attr};
+use crate::item::{Item, Value, attr};
 use crate::plan::lease::{self, Commit, Doubt, Intent, Release};
 use crate::plan::outcome::{self, Attempt, Go, Judge, Tally, Verdict};
 use crate::plan::{Backoff, Lifetimes, Timing, backoff, schedule};
 use crate::provider::{TokenEndpoint, TokenRequest};
 use crate::record::{Gen, Lease, Malformed, Snapshot, Token, decode_lease};
 use crate::reply::{Reply, Tokens};
+use crate::spill::{Name, Record, Spill};
 use crate::store::{Applied, Store, StoreError};
 use crate::time::{Clock, Moment, Timestamp};
+
+/// How long the table may fail to take new tokens before they also go to the spill.
+const SPILL_AFTER: Duration = Duration::from_secs(10);
 
 /// What a task remembers of a client between refreshes: no secrets.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,6 +133,7 @@ pub struct Refresher<S, E> {
     clock: Arc<dyn Clock>,
     entropy: Arc<Entropy>,
     policy: Policy,
+    spill: Arc<Spill>,
     incarnation: String,
 }
 
@@ -149,8 +154,19 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         entropy: Arc<Entropy>,
         policy: Policy,
     ) -> Self {
-        let incarnation = entropy.nonce();
-        Self { store, endpoint, clock, entropy, policy, incarnation }
+        let (incarnation, spill) = (entropy.nonce(), Arc::new(Spill::none()));
+        Self { store, endpoint, clock, entropy, policy, spill, incarnation }
+    }
+
+    /// Has answers that the table does not take put there, and looked for there.
+    #[must_use]
+    pub fn with_spill(self, spill: Arc<Spill>) -> Self {
+        Self { spill, ..self }
+    }
+
+    /// Where answers go that the table does not take.
+    pub fn spill(&self) -> &Arc<Spill> {
+        &self.spill
     }
 
     /// This process's name in the leases that it takes.
@@ -197,14 +213,21 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let (backoff, now, unit) = (&self.policy.backoff, self.clock.now(), self.entropy.unit());
         let known = Known::of(read.clone());
         let attempt = match outcome::after_read(read, &held.lease, provider, backoff, begun, now, unit) {
-            Go::Send(attempt) if self.clock.moment().since(begun) <= self.policy.timing.window() => *attempt,
-            Go::Send(_) => return self.give_up(&held, known, "the send window was missed").await,
+            Go::Send(attempt) => *attempt,
             Go::Release(release) => return self.release(&held, known, release, None).await,
             Go::Drop(why) => {
                 info!(why, "the lease is no longer ours: nothing was sent");
                 return Report::unread(Outcome::Conflict);
             }
         };
+        match self.look_in_spill(&held, &attempt).await {
+            Ok(None) => {}
+            Ok(Some(record)) => return self.commit_spilled(&held, attempt, record).await,
+            Err(release) => return self.release(&held, known, release, None).await,
+        }
+        if self.clock.moment().since(begun) > self.policy.timing.window() {
+            return self.give_up(&held, known, "the send window was missed").await;
+        }
         match self.send(&held, attempt).await {
             Sent::Granted { tokens, issued, attempt } => self.commit(&held, *attempt, *tokens, issued).await,
             Sent::Not { release, reply } => self.release(&held, known, release, Some(reply)).await,
@@ -258,6 +281,42 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                 Err(error) => return Err(Unread::NoAnswer(error.to_string())),
             }
         }
+    }
+
+    /// A token in doubt may have its successor in the spill: then that is stored, and nothing is sent. A spill that
+    /// does not answer may hold it, and sending the old token might kill it: better late than lost.
+    async fn look_in_spill(&self, held: &Held<'_>, attempt: &Attempt) -> Result<Option<Record>, Release> {
+        if !self.spill.is_configured() || attempt.begins_with().is_none() {
+            return Ok(None);
+        }
+        match self.spill.find(held.id, attempt.tok_gen()).await {
+            Ok(found) => Ok(found.filter(|record| {
+                outcome::may_be_stored(record.generation, &record.commit.binding, attempt, held.provider)
+            })),
+            Err(error) => {
+                error!(alarm = "spill_unreadable", %error, "in doubt, and the spill does not say: nothing is sent");
+                let (now, unit) = (self.clock.now(), self.entropy.unit());
+                Err(outcome::unread_spill(attempt, &self.policy.backoff, now, unit))
+            }
+        }
+    }
+
+    /// Stores what another attempt was granted, under this attempt's generation: so the lease is spent at once, and
+    /// that other attempt, if it still lives, finds itself superseded by its own tokens.
+    async fn commit_spilled(&self, held: &Held<'_>, attempt: Attempt, record: Record) -> Report {
+        warn!(
+            spilled = record.generation.0,
+            "the answer of a lost attempt was in the spill: storing it, nothing is sent"
+        );
+        let name = record.name();
+        let item_exists = attempt.token.is_some();
+        let commit =
+            Commit { generation: held.lease.generation, now: self.clock.now(), item_exists, ..record.commit };
+        let outcome = self.persist(held.id, &commit).await;
+        self.clear_spill(&name).await;
+        let known = (outcome == Outcome::Refreshed && self.within_lease(held))
+            .then(|| committed(held, attempt, &commit));
+        Report { outcome, known, reply: None }
     }
 
     /// Sends until there is a verdict. A replay is logged with the attempt's name before it leaves.
@@ -326,8 +385,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let reply = Some(Reply::Granted(Box::new(tokens.clone())));
         note_drift(held.provider, &attempt, &tokens);
         let commit = self.plan_commit(held, &attempt, tokens, issued);
-        let change = lease::commit(held.id, &commit);
-        let outcome = self.persist(&change, commit.generation).await;
+        let outcome = self.persist(held.id, &commit).await;
         // Past its lease somebody else may have acquired: what stands there now has to be read.
         let punctual = self.within_lease(held);
         let known = (outcome == Outcome::Refreshed && punctual).then(|| committed(held, attempt, &commit));
@@ -350,19 +408,56 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         }
     }
 
-    async fn persist(&self, change: &Change, generation: Gen) -> Outcome {
-        let mut failures = 0_u32;
-        loop {
-            match self.store.apply(change).await {
-                Ok(Applied::Committed) => return Outcome::Refreshed,
-                Ok(Applied::Lost(found)) => return superseded(&found, generation),
+    /// Writes until the table has answered. What it does not take for a while, or refuses, also goes to the spill.
+    async fn persist(&self, id: &ClientId, commit: &Commit) -> Outcome {
+        let change = lease::commit(id, commit);
+        let (begun, mut failures, mut spilled) = (self.clock.moment(), 0_u32, None);
+        let outcome = loop {
+            match self.store.apply(&change).await {
+                Ok(Applied::Committed) => break Outcome::Refreshed,
+                Ok(Applied::Lost(found)) => break superseded(&found, commit.generation),
                 Err(error) => {
                     failures += 1;
                     complain(&error, failures);
+                    let hopeless = !error.is_transient() || self.clock.moment().since(begun) >= SPILL_AFTER;
+                    if hopeless && spilled.is_none() {
+                        spilled = self.put_in_spill(Record::of(id, commit)).await;
+                    }
                     let longest = Duration::from_secs(5).min(Duration::from_millis(100) * failures.min(50));
                     self.clock.sleep(longest.mul_f64(0.5 + self.entropy.unit() / 2.0)).await;
                 }
             }
+        };
+        if let Some(name) = spilled {
+            self.clear_spill(&name).await;
+        }
+        outcome
+    }
+
+    /// The name under which it was put; `None` where it was not.
+    async fn put_in_spill(&self, record: Record) -> Option<Name> {
+        if !self.spill.is_configured() {
+            return None;
+        }
+        match self.spill.put(&record).await {
+            Ok(()) => {
+                error!(
+                    alarm = "spilled",
+                    "the table does not take new tokens: they are in the spill as well"
+                );
+                Some(record.name())
+            }
+            Err(error) => {
+                error!(alarm = "spill_failed", %error, "neither the table nor the spill takes new tokens");
+                None
+            }
+        }
+    }
+
+    /// A record that stays is found to be superseded by whoever replays it.
+    async fn clear_spill(&self, name: &Name) {
+        if let Err(error) = self.spill.remove(name).await {
+            warn!(%error, "a record could not be removed from the spill");
         }
     }
 

@@ -27,6 +27,8 @@ mod replies;
 mod schedule;
 #[path = "flow/sequences.rs"]
 mod sequences;
+#[path = "flow/spill.rs"]
+mod spill;
 #[path = "flow/takeover.rs"]
 mod takeover;
 #[path = "flow/world.rs"]

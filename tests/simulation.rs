@@ -39,11 +39,12 @@ fn live_through(seeds: std::ops::Range<u64>) {
         let outcome = storm::run(seed, false, None);
         assert!(outcome.violations.is_empty(), "seed {seed}: {:#?}", outcome.violations);
         total.steps += outcome.steps;
+        total.redemptions += outcome.redemptions;
         total.takeovers += outcome.takeovers;
         total.lost += outcome.lost;
     }
-    let Outcome { steps, takeovers, lost, .. } = total;
-    println!("steps={steps} takeovers={takeovers} lost_in_crash_windows={lost}");
+    let Outcome { steps, redemptions, takeovers, lost, .. } = total;
+    println!("steps={steps} redemptions={redemptions} takeovers={takeovers} lost_in_crash_windows={lost}");
     assert!(takeovers > 100 && lost > 10, "storms that strike nobody");
 }
 

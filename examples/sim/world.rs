@@ -13,7 +13,9 @@ use perennial::plan::registry::{self, Imported, Resolution};
 use perennial::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use perennial::refresh::{Policy, Refresher};
 use perennial::scheduler::{Parts, Settings};
+use perennial::seal::LocalKeys;
 use perennial::secret::Secret;
+use perennial::spill::{Memory, Place, Spill};
 use perennial::store::{Applied, Vitals};
 use perennial::time::{Clock, Timestamp};
 use tokio::sync::mpsc;
@@ -71,6 +73,8 @@ pub(crate) struct World {
     /// Clients that an operator or a lost grant has kept from being refreshed for a while.
     pub(crate) touched: BTreeSet<ClientId>,
     pub(crate) clients: BTreeMap<ClientId, Client>,
+    /// Half of the worlds have a spill, which outlives every process.
+    pub(crate) spill: Option<Memory>,
     profiles: BTreeMap<String, Arc<Provider>>,
     seeds: u64,
     pub(crate) takeovers: u64,
@@ -111,6 +115,7 @@ impl World {
             trouble: Vec::new(),
             touched: BTreeSet::new(),
             clients: BTreeMap::new(),
+            spill: seed.is_multiple_of(2).then(Memory::default),
             profiles: profiles(),
             seeds: seed.wrapping_mul(1_000_003),
             takeovers: 0,
@@ -352,6 +357,10 @@ impl World {
     }
 }
 
+fn keys() -> LocalKeys {
+    LocalKeys::parse(&"07".repeat(32)).expect("a key")
+}
+
 pub(crate) fn policy() -> Policy {
     let timing = Timing::try_new(secs(90), secs(5), secs(20), secs(15), secs(60)).expect("the defaults");
     Policy { timing, backoff: Backoff::default(), lifetimes: Lifetimes::default() }
@@ -359,5 +368,5 @@ pub(crate) fn policy() -> Policy {
 
 fn fleet_settings() -> FleetSettings {
     let rules = Rules { beat: secs(10), silence: secs(30), max_lag: secs(120) };
-    FleetSettings { shards: SHARDS, discovery: secs(15), rules }
+    FleetSettings { shards: SHARDS, discovery: secs(15), rules, replay: secs(60) }
 }

@@ -19,6 +19,7 @@ mod run;
 mod show;
 mod source;
 mod spec;
+mod spill;
 mod status;
 mod story;
 mod table;
@@ -70,6 +71,8 @@ enum Command {
     Clients(Box<clients::ClientsCommand>),
     Fleet(fleet::Fleet),
     Get(get::Get),
+    #[command(subcommand)]
+    Spill(spill::SpillCommand),
     Why(why::Why),
 }
 
@@ -103,6 +106,7 @@ impl Cli {
             Command::Clients(command) => Box::pin(command.run(&app)).await,
             Command::Fleet(command) => Box::pin(command.run(&app)).await,
             Command::Get(command) => Box::pin(command.run(&app)).await,
+            Command::Spill(command) => Box::pin(command.run(&app)).await,
             Command::Why(command) => Box::pin(command.run(&app)).await,
         }
     }

@@ -11,7 +11,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
-use super::{App, output};
+use super::{App, output, spill};
 use crate::config::{Config, StoreKind};
 use crate::entropy::Entropy;
 use crate::fleet::{self, Census, Listing, Task};
@@ -22,6 +22,7 @@ use crate::record::Tally;
 use crate::refresh::{Policy, Refresher};
 use crate::scheduler::{Once, Parts, Scheduler, Settings, Summary};
 use crate::shutdown::Shutdown;
+use crate::spill::Spill;
 use crate::store::{DynamoStore, TableError, Vitals, table};
 use crate::telemetry;
 use crate::time::Clock;
@@ -57,7 +58,9 @@ impl Run {
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
         let store = Arc::new(app.store().await?);
-        let parts = self.parts(config, store, app)?;
+        let spill = spill::configured(app).await?;
+        spill::check(&spill).await;
+        let parts = self.parts(config, store, Arc::new(spill), app)?;
         if self.once {
             self.run_once(parts, config, shutdown).await
         } else {
@@ -69,6 +72,7 @@ impl Run {
         &self,
         config: &Config,
         store: Arc<DynamoStore>,
+        spill: Arc<Spill>,
         app: &App,
     ) -> anyhow::Result<Parts<DynamoStore, HttpEndpoint>> {
         let clock = app.clock();
@@ -84,7 +88,7 @@ impl Run {
             Refresher::new(Arc::clone(&store), endpoint, Arc::clone(&clock), Arc::clone(&entropy), policy);
         info!(incarnation = refresher.incarnation(), "this process's name in the leases that it takes");
         Ok(Parts {
-            refresher: Arc::new(refresher),
+            refresher: Arc::new(refresher.with_spill(spill)),
             vitals: Arc::clone(store.vitals()),
             store,
             clock,
@@ -184,6 +188,7 @@ async fn daemon(
         shards: config.store.shards,
         discovery: config.discovery.interval,
         rules: config.fleet,
+        replay: config.spill.replay_interval,
     };
     let task = Task::new(parts, settings);
     let health = Arc::new(health(config, &store, &clock, &task));

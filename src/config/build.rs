@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use super::kind::human;
 use super::reader::Reader;
-use super::{Config, Discovery, Health, Log, Maintenance, Profile, Refresh, Shutdown, Store, StoreKind};
+use super::{
+    Config, Discovery, Health, Log, Maintenance, Profile, Refresh, Shutdown, Spill, Store, StoreKind,
+};
 use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
 use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
+use crate::seal::LocalKeys;
 use crate::secret::Secret;
 
 /// Builds the configuration; none if a value is missing that has no default. Errors are left with the reader, and
@@ -33,6 +36,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
         reconcile: r.text("maintenance.reconcile"),
         table_check: r.text("maintenance.table_check"),
     };
+    let spill = spill(r);
     let refresh = refresh?;
     Some(Config {
         profile,
@@ -46,6 +50,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
         log,
         shutdown,
         maintenance,
+        spill,
         providers,
     })
 }
@@ -187,6 +192,35 @@ fn fleet(r: &mut Reader) -> Rules {
         );
     }
     Rules { beat, silence, max_lag: r.duration("fleet.max_lag") }
+}
+
+/// Tokens never lie anywhere unsealed but in the table: a spill needs a key.
+fn spill(r: &mut Reader) -> Spill {
+    let spill = Spill {
+        directory: r.optional_text("spill.directory").map(Into::into),
+        bucket: r.optional_text("spill.s3_bucket"),
+        prefix: r.text("spill.s3_prefix"),
+        region: r.optional_text("spill.s3_region"),
+        endpoint: r.optional_url("spill.s3_endpoint"),
+        replay_interval: r.duration("spill.replay_interval"),
+        key_file: r.optional_text("sealing.key_file").map(Into::into),
+        keys: r.optional_text("sealing.key").map(Secret::new),
+    };
+    if spill.is_configured() && spill.key_file.is_none() && spill.keys.is_none() {
+        r.refuse(
+            &["sealing.key_file", "spill.directory", "spill.s3_bucket"],
+            "there is a spill and no key to seal it with",
+            "make one with `openssl rand -hex 32`, and name its file here or set PERENNIAL__SEALING__KEY",
+        );
+    }
+    if spill.key_file.is_some() && spill.keys.is_some() {
+        r.refuse(&["sealing.key_file", "sealing.key"], "are both set", "set one of them");
+    }
+    if spill.keys.as_ref().is_some_and(|keys| LocalKeys::parse(keys.expose()).is_err()) {
+        let form = "32 bytes in hexadecimal or base64, as `openssl rand -hex 32` prints them";
+        r.refuse(&["sealing.key"], "is no key", format!("give {form}"));
+    }
+    spill
 }
 
 fn health(r: &mut Reader) -> Health {

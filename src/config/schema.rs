@@ -68,7 +68,8 @@ impl Key {
     /// Whether a value at `path`, which this key takes, must never be shown.
     pub(super) fn is_secret(&self, path: &[String]) -> bool {
         let name = path.last().map(String::as_str).unwrap_or_default();
-        self.path == "providers.*.headers.*" || self.path.ends_with(".*") && sounds_secret(name)
+        matches!(self.path, "providers.*.headers.*" | "sealing.key")
+            || self.path.ends_with(".*") && sounds_secret(name)
     }
 
     fn reference(&self) -> Reference {
@@ -395,6 +396,50 @@ pub(super) static KEYS: &[Key] = &[
     ),
     key("maintenance.table_check", CRON, Is("41 7 */6 * * *"), "When the table's settings are checked."),
     key(
+        "spill.directory",
+        Kind::Text("a path", check::line),
+        Unset,
+        "New tokens that the table does not take are also kept here, sealed, as files. Outlives the process, not the machine.",
+    ),
+    key(
+        "spill.s3_bucket",
+        Kind::Text("the name of an S3 bucket", check::line),
+        Unset,
+        "... and here, as objects: outlives the task. It should be versioned.",
+    ),
+    key(
+        "spill.s3_prefix",
+        Kind::Text("a prefix of object keys", check::line),
+        Is("perennial/spill/"),
+        "What the keys of the objects begin with.",
+    ),
+    key(
+        "spill.s3_region",
+        Kind::Text("an AWS region code, as in \"eu-central-1\"", check::region),
+        Unset,
+        "The bucket's region; unset, the AWS SDK looks for one as it always does.",
+    ),
+    key("spill.s3_endpoint", Kind::Url, Unset, "Another S3 endpoint, such as a local server's."),
+    key(
+        "spill.replay_interval",
+        between(secs(1), HOUR),
+        Is("1m"),
+        "How often a task brings what it finds in the spill into the table.",
+    ),
+    key(
+        "sealing.key_file",
+        Kind::Text("a path", check::line),
+        Unset,
+        "A file, readable by its owner alone, with the key that seals the spill: 32 bytes in hexadecimal or base64, one \
+         key a line. The first seals, all of them open.",
+    ),
+    key(
+        "sealing.key",
+        Kind::Text("one key or several, separated by commas", check::line),
+        Unset,
+        "The key itself, meant for the environment: on ECS, from a secret. Never shown.",
+    ),
+    key(
         "providers.*.token_url",
         Kind::Url,
         Required,
@@ -518,7 +563,7 @@ mod tests {
 
     #[test]
     fn a_key_that_sounds_secret_is_one_or_is_known_not_to_be() {
-        let harmless = ["store.kms_key", "providers.*.token_url"];
+        let harmless = ["store.kms_key", "sealing.key_file", "providers.*.token_url"];
         let open = KEYS.iter().filter(|key| sounds_secret(key.path) && !key.is_secret(&path(key.path)));
         assert_eq!(open.map(|key| key.path).collect::<Vec<_>>(), harmless);
         let Place::Key(header) = find(&path("providers.acme.headers.accept")) else { panic!("a key") };

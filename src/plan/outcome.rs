@@ -11,7 +11,7 @@ use super::in_doubt::{MOST_SENDS, Risk, fits_in_lease, may_replay, may_send_in_d
 use super::lease::{Doubt, Release};
 use super::policy::{Backoff, Timing};
 use super::schedule::wanted_at;
-use crate::client::{Client, InDoubt, Provider};
+use crate::client::{Binding, Client, InDoubt, Provider};
 use crate::record::{Gen, Lease, Snapshot, State, Token};
 use crate::reply::{Reply, Tokens, ends_grants, is_verdict, refuses_application};
 use crate::time::{Moment, Timestamp};
@@ -113,6 +113,21 @@ pub fn after_read(
         }
         _ => Go::Send(Box::new(Attempt { client, token, lease, risk, begun })),
     }
+}
+
+/// Whether tokens that an earlier attempt was granted and could not store may be stored now: newer than what stands
+/// there, not from the future, and of this registration.
+pub fn may_be_stored(granted: Gen, binding: &Binding, attempt: &Attempt, provider: &Provider) -> bool {
+    granted > attempt.tok_gen()
+        && granted <= attempt.lease.generation
+        && *binding == attempt.client.binding(provider)
+}
+
+/// The end of an attempt that could not learn whether the answer of the one before is still somewhere.
+pub fn unread_spill(attempt: &Attempt, backoff: &Backoff, now: Timestamp, unit: f64) -> Release {
+    let fails = attempt.lease.fails.saturating_add(1);
+    let next_at = backoff::next_attempt(backoff, fails, attempt.expires_at(), None, now, unit);
+    Release::Failed { code: "spill_unreadable".into(), next_at, doubt: Doubt::Unchanged }
 }
 
 /// What an attempt has sent so far.

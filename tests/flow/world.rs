@@ -14,7 +14,9 @@ use perennial::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use perennial::record::{Lease, Member, Snapshot, Token, decode_member};
 use perennial::refresh::{Known, Policy, Refresher, Report};
 use perennial::scheduler::{Once, Parts, Scheduler, Settings, Summary};
+use perennial::seal::LocalKeys;
 use perennial::secret::Secret;
+use perennial::spill::{Place, Spill};
 use perennial::store::memory::{Fault, Operation};
 use perennial::store::{Applied, MemoryStore, Store as _, StoreError};
 use perennial::time::{Clock, Moment, Sleep, Timestamp};
@@ -119,6 +121,8 @@ pub(crate) struct World {
     pub(crate) breaker: BreakerPolicy,
     pub(crate) settings: Settings,
     pub(crate) counts: Arc<Counts>,
+    /// Where answers go that the table does not take.
+    pub(crate) spill: Option<perennial::spill::Memory>,
     faults: Arc<Mutex<Option<Box<Faults>>>>,
     heartbeat_faults: Arc<Mutex<Option<Box<Faults>>>>,
     seed: AtomicU64,
@@ -197,6 +201,7 @@ impl World {
             breaker,
             settings,
             counts,
+            spill: None,
             faults,
             heartbeat_faults,
             seed: AtomicU64::new(1),
@@ -335,7 +340,12 @@ impl World {
             Policy { timing: timing(), backoff: Backoff::default(), lifetimes: Lifetimes::default() };
         let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
         let store = Arc::new(self.store.clone());
-        Arc::new(Refresher::new(store, Arc::clone(&self.endpoint), clock, self.entropy(), policy))
+        let spill = match &self.spill {
+            Some(memory) => Spill::new(vec![Place::Memory(memory.clone())], keys(), "t", Arc::clone(&clock)),
+            None => Spill::none(),
+        };
+        let refresher = Refresher::new(store, Arc::clone(&self.endpoint), clock, self.entropy(), policy);
+        Arc::new(refresher.with_spill(Arc::new(spill)))
     }
 
     /// Refreshes a client once, by a process of its own.
@@ -370,7 +380,10 @@ impl World {
     /// Starts a daemon, and waits until it has listed its clients.
     pub(crate) async fn daemon(&self) -> Daemon {
         let rules = Rules { beat: secs(10), silence: secs(30), max_lag: secs(120) };
-        let task = Task::new(self.parts(), fleet::Settings { shards: SHARDS, discovery: secs(15), rules });
+        let task = Task::new(
+            self.parts(),
+            fleet::Settings { shards: SHARDS, discovery: secs(15), rules, replay: secs(60) },
+        );
         let (pulse, mut phase, name) = (task.scheduler(), task.phase(), task.incarnation().to_owned());
         let (drain, now) = (CancellationToken::new(), CancellationToken::new());
         let (draining, at_once) = (drain.clone(), now.clone());
@@ -409,6 +422,10 @@ impl World {
     pub(crate) fn removal(&self, id: &ClientId) -> Change {
         registry::remove(id, &self.snapshot(id), SHARDS, self.clock.now()).unwrap()
     }
+}
+
+fn keys() -> LocalKeys {
+    LocalKeys::parse(&"07".repeat(32)).unwrap()
 }
 
 pub(crate) fn timing() -> Timing {
