@@ -134,6 +134,7 @@ fn add(total: &mut Outcome, more: Outcome) {
     total.takeovers += more.takeovers;
     total.conflicts += more.conflicts;
     total.lost += more.lost;
+    total.spilled += more.spilled;
     total.expired += more.expired;
     total.unavoidable += more.unavoidable;
     total.violations.extend(more.violations);
@@ -143,8 +144,18 @@ fn report(options: &Options, total: &Outcome, peak_over_mean: Option<f64>) {
     for violation in total.violations.iter().take(50) {
         println!("violation: {violation}");
     }
-    let Outcome { steps, redemptions, takeovers, conflicts, lost, expired, unavoidable, violations, .. } =
-        total;
+    let Outcome {
+        steps,
+        redemptions,
+        takeovers,
+        conflicts,
+        lost,
+        spilled,
+        expired,
+        unavoidable,
+        violations,
+        ..
+    } = total;
     let (expired, unavoidable) = (expired.as_secs(), unavoidable.as_secs());
     if options.json {
         let summary = serde_json::json!({
@@ -159,12 +170,14 @@ fn report(options: &Options, total: &Outcome, peak_over_mean: Option<f64>) {
             "takeovers": takeovers,
             "conflicts": conflicts,
             "lost_in_crash_windows": lost,
+            "spilled": spilled,
         });
         return println!("{summary}");
     }
     let peak = peak_over_mean.map_or("-".to_owned(), |peak| format!("{peak:.2}"));
     println!(
-        "redemptions={redemptions} takeovers={takeovers} conflicts={conflicts} lost_in_crash_windows={lost}"
+        "redemptions={redemptions} takeovers={takeovers} conflicts={conflicts} lost_in_crash_windows={lost} \
+         spilled={spilled}"
     );
     println!(
         "summary seeds={} steps={steps} violations={} expired_token_seconds={expired} \

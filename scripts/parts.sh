@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# Fetches the real parts that the tests run against: Amazon DynamoDB Local, and the npm packages of tests/parts.
+# Fetches the real parts that the tests run against: Amazon DynamoDB Local, moto for the other AWS services, and the npm
+# packages of tests/parts.
 #
 # Idempotent, and quick when everything is there. Several processes may run it at once: one works, the others wait.
 # Everything lands in ignored folders of this checkout: .parts/ and tests/parts/node_modules/.
-# Needs node 20 or newer, npm, java 17 or newer, and the npm registry on the first run.
+# Needs node 20 or newer, npm, java 17 or newer, python 3.9 or newer with venv, and the npm and PyPI registries on the
+# first run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -12,6 +14,9 @@ dynamodb_package=amplify-dynamodb-simulator@2.9.30
 dynamodb_sha1=a7ec81c475dc309aa15d047d8d03679c8be49189
 dynamodb_stamp=.parts/dynamodb-local/.complete
 node_stamp=tests/parts/node_modules/.complete
+# S3 and its neighbours; never for the protocol, its DynamoDB loses exclusivity under races.
+moto_package='moto[server,s3]==5.2.5'
+moto_stamp=.parts/moto/.complete
 
 say() { printf 'parts: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -29,6 +34,7 @@ check_tools() {
     local java_remedy='Install a Java runtime 17 or newer, for example: apt-get install openjdk-17-jre-headless'
     need node "$node_remedy"
     need npm "$node_remedy"
+    need python3 'Install Python 3.9 or newer with venv, for example: apt-get install python3-venv'
     need java "$java_remedy"
     local node_version java_version
     node_version=$(node --version | sed 's/^v\([0-9]*\).*/\1/')
@@ -39,6 +45,8 @@ check_tools() {
 }
 
 dynamodb_ready() { [ "$(cat "$dynamodb_stamp" 2>/dev/null)" = "$dynamodb_sha1" ]; }
+
+moto_ready() { [ "$(cat "$moto_stamp" 2>/dev/null)" = "$moto_package" ]; }
 
 node_ready() { [ -n "$node_wanted" ] && [ "$(cat "$node_stamp" 2>/dev/null)" = "$node_wanted" ]; }
 
@@ -84,10 +92,21 @@ install_node() {
     echo "$node_wanted" >"$node_stamp"
 }
 
+install_moto() {
+    say "installing moto"
+    rm -rf .parts/moto
+    python3 -m venv .parts/moto ||
+        die "python3 cannot make a virtual environment. Install its venv module, for example: apt-get install python3-venv"
+    .parts/moto/bin/pip install --quiet --disable-pip-version-check "$moto_package" >&2 ||
+        die "pip could not install $moto_package. Check the network and 'pip config list'."
+    echo "$moto_package" >"$moto_stamp"
+}
+
 check_tools
 node_wanted=$(sha1 tests/parts/package-lock.json)
-if dynamodb_ready && node_ready; then exit 0; fi
+if dynamodb_ready && node_ready && moto_ready; then exit 0; fi
 mkdir -p .parts
 lock
 dynamodb_ready || install_dynamodb
 node_ready || install_node
+moto_ready || install_moto

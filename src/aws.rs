@@ -1,4 +1,6 @@
-//! Region, endpoint and credentials of an AWS service, by AWS's default chain.
+//! What every AWS service needs: region, endpoint and credentials by AWS's default chain, and errors in words.
+
+use std::error::Error;
 
 use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::meta::region::RegionProviderChain;
@@ -46,6 +48,18 @@ fn local_credentials() -> CredentialsProviderChain {
     )
     .or_else("Profile", aws_config::profile::ProfileFileCredentialsProvider::builder().build())
     .or_else("Loopback", stand_in)
+}
+
+/// The error and its sources.
+pub(crate) fn links<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (*error).source())
+}
+
+/// All that they say, once each; never a debug form, which holds whole responses.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut parts: Vec<_> = links(error).map(ToString::to_string).collect();
+    parts.dedup();
+    parts.join(": ")
 }
 
 #[cfg(test)]

@@ -3,8 +3,9 @@
 //! Providers rotate refresh tokens and revoke the whole grant when an old one is used again. So nobody sends without
 //! a lease that was durably written first (*acquire*), nobody sends what was not read after that (*read*), a request
 //! leaves once (*send*), and its answer is stored in one conditional write that is retried for as long as the process
-//! lives (*commit*), or found in the [spill](crate::spill) if it did not live long enough. Everything that decides is in [`crate::plan`]; everything that is written is a
-//! [`Change`](crate::item::Change). What is left here is the order of things, which is what safety hangs on.
+//! lives, and is found in the [spill](crate::spill) where it did not live long enough (*commit*). Everything that decides
+//! is in [`crate::plan`]; everything that is written is a [`Change`](crate::item::Change). What is left here is the
+//! order of things, which is what safety hangs on.
 //!
 //! Invariants: no request without a lease; no request later than the send window after the acquire was *begun*, on a
 //! clock that counts suspended time; nothing between an answer and its commit that could fail.
@@ -411,6 +412,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     /// Writes until the table has answered. What it does not take for a while, or refuses, also goes to the spill.
     async fn persist(&self, id: &ClientId, commit: &Commit) -> Outcome {
         let change = lease::commit(id, commit);
+        let record = Record::of(id, commit);
         let (begun, mut failures, mut spilled) = (self.clock.moment(), 0_u32, None);
         let outcome = loop {
             match self.store.apply(&change).await {
@@ -420,38 +422,39 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                     failures += 1;
                     complain(&error, failures);
                     let hopeless = !error.is_transient() || self.clock.moment().since(begun) >= SPILL_AFTER;
-                    if hopeless && spilled.is_none() {
-                        spilled = self.put_in_spill(Record::of(id, commit)).await;
+                    if hopeless && self.spill.is_configured() && spilled != Some(true) {
+                        spilled = Some(self.put_in_spill(&record).await);
                     }
                     let longest = Duration::from_secs(5).min(Duration::from_millis(100) * failures.min(50));
                     self.clock.sleep(longest.mul_f64(0.5 + self.entropy.unit() / 2.0)).await;
                 }
             }
         };
-        if let Some(name) = spilled {
-            self.clear_spill(&name).await;
+        if spilled.is_some() {
+            self.clear_spill(&record.name()).await;
         }
         outcome
     }
 
-    /// The name under which it was put; `None` where it was not.
-    async fn put_in_spill(&self, record: Record) -> Option<Name> {
-        if !self.spill.is_configured() {
-            return None;
-        }
-        match self.spill.put(&record).await {
+    /// Whether every place has taken it: one that has not may be the only one that outlives this machine.
+    async fn put_in_spill(&self, record: &Record) -> bool {
+        let put = self.spill.put(record).await;
+        match &put {
             Ok(()) => {
                 error!(
                     alarm = "spilled",
                     "the table does not take new tokens: they are in the spill as well"
                 );
-                Some(record.name())
             }
             Err(error) => {
-                error!(alarm = "spill_failed", %error, "neither the table nor the spill takes new tokens");
-                None
+                error!(
+                    alarm = "spill_failed",
+                    %error,
+                    "the table does not take new tokens, nor does every place of the spill: trying on"
+                );
             }
         }
+        put.is_ok()
     }
 
     /// A record that stays is found to be superseded by whoever replays it.

@@ -171,18 +171,15 @@ impl Spill {
     /// Puts a record into every place.
     ///
     /// # Errors
-    /// Where none of them took it.
+    /// Where one of them did not take it, after all were asked. Putting it again is no harm.
     pub async fn put(&self, record: &Record) -> Result<(), SpillError> {
         let Some(keys) = &self.keys else { return Err(SpillError::Place("no spill is configured".into())) };
         let name = record.name();
         let sealed = record.seal(keys, &self.table, self.now());
         let sealed = sealed.map_err(|error| SpillError::Sealed(name.clone(), error))?;
-        let mut outcome = Err(SpillError::Place("no spill is configured".into()));
+        let mut outcome = Ok(());
         for place in &self.places {
-            let put = place.put(&name, &sealed).await;
-            if outcome.is_err() {
-                outcome = put;
-            }
+            outcome = outcome.and(place.put(&name, &sealed).await);
         }
         outcome
     }

@@ -2,6 +2,7 @@
 //! proof that the referee sees what goes wrong.
 //!
 //! `PERENNIAL_TEST_SEED` runs one seed, and prints what happened in it.
+#![expect(clippy::print_stdout, reason = "what a run came to, and how a failing one is run again")]
 #![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
 #![expect(clippy::cast_precision_loss, reason = "counts of a simulation are small")]
 #![expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "shares lie between 0 and 1")]
@@ -27,6 +28,7 @@ use perennial::item::{Action, Assignment, Change, Condition, Key, attr};
 use storm::{Outcome, Weaken};
 
 fn live_through(seeds: std::ops::Range<u64>) {
+    #[expect(clippy::disallowed_methods, reason = "how a failing run is run again")]
     let given = std::env::var("PERENNIAL_TEST_SEED").ok().map(|seed| seed.parse::<u64>().unwrap());
     if let Some(seed) = given {
         let Outcome { log, violations, .. } = storm::run(seed, true, None);
@@ -42,10 +44,13 @@ fn live_through(seeds: std::ops::Range<u64>) {
         total.redemptions += outcome.redemptions;
         total.takeovers += outcome.takeovers;
         total.lost += outcome.lost;
+        total.spilled += outcome.spilled;
     }
-    let Outcome { steps, redemptions, takeovers, lost, .. } = total;
-    println!("steps={steps} redemptions={redemptions} takeovers={takeovers} lost_in_crash_windows={lost}");
-    assert!(takeovers > 100 && lost > 10, "storms that strike nobody");
+    let Outcome { steps, redemptions, takeovers, lost, spilled, .. } = total;
+    println!(
+        "steps={steps} redemptions={redemptions} takeovers={takeovers} lost_in_crash_windows={lost} spilled={spilled}"
+    );
+    assert!(takeovers > 100 && lost > 10 && spilled > 10, "storms that strike nobody");
 }
 
 #[test]

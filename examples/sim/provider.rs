@@ -45,6 +45,8 @@ pub(crate) struct Mood {
     pub(crate) throttles: f64,
     /// Share of the requests that are processed, and whose answer is lost.
     pub(crate) loses_replies: f64,
+    /// Now and then an answer comes nearly too late.
+    pub(crate) dawdles: bool,
 }
 
 /// A grant: one consent of one customer.
@@ -315,8 +317,8 @@ impl TokenEndpoint for Wire {
             self.wait(request.timeout).await;
             return unheard();
         }
-        // Mostly quick, sometimes nearly too late.
-        self.wait(Duration::from_millis(30).mul_f64(1.0 + 500.0 * unit().powi(6))).await;
+        let slowness = if mood.dawdles { 500.0 * unit().powi(6) } else { 5.0 * unit() };
+        self.wait(Duration::from_millis(30).mul_f64(1.0 + slowness)).await;
         if let Some(place) = place {
             self.providers.books().answers[place].heard = true;
         }

@@ -31,6 +31,8 @@ pub(crate) struct Outcome {
     pub(crate) conflicts: u64,
     /// Grants lost to a crash, or to an answer that was lost on its way.
     pub(crate) lost: u64,
+    /// Answers that went to the spill.
+    pub(crate) spilled: u64,
     pub(crate) expired: Duration,
     pub(crate) unavoidable: Duration,
     pub(crate) violations: Vec<String>,
@@ -63,6 +65,9 @@ pub(crate) fn run(seed: u64, keep_log: bool, weaken: Option<Weaken>) -> Outcome 
 }
 
 async fn weather(world: &mut World) {
+    for provider in PROVIDERS {
+        world.providers.mood(provider, |mood| mood.dawdles = true);
+    }
     for n in 0..CLIENTS {
         let (provider, lifetime) =
             (PROVIDERS[world.pick(PROVIDERS.len())], LIFETIMES[world.pick(LIFETIMES.len())]);
@@ -124,7 +129,7 @@ async fn fault(world: &mut World, which: usize) {
     let name = world.processes[which].name.clone();
     world.trouble_for(span);
     let tell = |what: &str| format!("{name}: {what} for {span:?}");
-    match world.pick(10) {
+    match world.pick(11) {
         0 | 1 => world.kill(which),
         2 => {
             world.stop(which).await;
@@ -173,6 +178,13 @@ async fn fault(world: &mut World, which: usize) {
             providers.mood(provider, |mood| mood.down = true);
             after(span, move || providers.mood(provider, |mood| mood.down = false));
         }
+        9 => {
+            world.say(|| format!("the spill does not answer for {span:?}"));
+            if let Some(spill) = world.spill.clone() {
+                spill.cut(true);
+                after(span, move || spill.cut(false));
+            }
+        }
         _ => {
             let provider = PROVIDERS[world.pick(PROVIDERS.len())];
             world.say(|| format!("{provider} throttles, and loses answers, for {span:?}"));
@@ -217,6 +229,9 @@ async fn calm(world: &mut World) {
         world.providers.mood(provider, |mood| *mood = super::provider::Mood::default());
     }
     world.processes.iter().for_each(super::world::Process::mend);
+    if let Some(spill) = &world.spill {
+        spill.cut(false);
+    }
     while world.processes.len() < PROCESSES {
         world.start();
     }
@@ -235,6 +250,7 @@ fn judge(world: &World) -> Outcome {
         redemptions: world.providers.redemptions(),
         takeovers: world.takeovers,
         conflicts: world.conflicts,
+        spilled: world.witness.spilled().len() as u64,
         ..Outcome::default()
     };
     let answers = world.providers.answers();
@@ -294,10 +310,23 @@ fn settled(world: &World, snapshot: &Snapshot, answers: &[Answer], rotates: bool
 /// store it before its lease had run out and another had sent the old token.
 fn may_be_lost(world: &World, answer: &Answer) -> bool {
     let crashed = world.crashed.lock().expect("no panic under the lock").contains(&answer.by);
+    if was_spilled(world, answer) {
+        return false;
+    }
     match world.table.stored_at(&answer.client, &answer.token) {
         None => !answer.heard || crashed,
         Some(at) => at.saturating_sub(answer.at) > super::world::policy().timing.lease(),
     }
+}
+
+/// Whether it was put where it outlives its hearer, before another could take the lease over.
+fn was_spilled(world: &World, answer: &Answer) -> bool {
+    let lease = super::world::policy().timing.lease();
+    world.witness.spilled().iter().any(|note| {
+        note.client == answer.client
+            && note.by == answer.by
+            && (answer.at..answer.at + lease).contains(&note.at)
+    })
 }
 
 /// Answers that a process heard, and has neither stored nor found superseded.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id};
@@ -10,8 +11,12 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::clock::Origin;
+
 /// What a refresh says before it sends a token that may have been redeemed.
 const ORDER: &str = "as the provider's in-doubt policy orders";
+/// What it says when an answer has gone to the spill.
+const SPILLED: &str = "they are in the spill as well";
 /// Part of every secret of the simulation.
 const CANARY: &str = "canary";
 
@@ -19,18 +24,35 @@ const CANARY: &str = "canary";
 struct Notes {
     /// Orders to send again, by client, since its tokens were last replaced.
     orders: BTreeMap<String, u64>,
+    spilled: Vec<Spilled>,
     objections: Vec<String>,
     /// The log, where it is wanted.
     lines: Option<Vec<String>>,
 }
 
+/// An answer that went to the spill.
+#[derive(Clone, Debug)]
+pub(crate) struct Spilled {
+    pub(crate) client: String,
+    /// The process that had heard it.
+    pub(crate) by: String,
+    pub(crate) at: Duration,
+}
+
 /// What was read so far.
-#[derive(Clone, Default)]
-pub(crate) struct Witness(Arc<Mutex<Notes>>);
+#[derive(Clone)]
+pub(crate) struct Witness {
+    origin: Origin,
+    notes: Arc<Mutex<Notes>>,
+}
 
 impl Witness {
+    pub(crate) fn new(origin: Origin) -> Self {
+        Self { origin, notes: Arc::default() }
+    }
+
     fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps the log as well.
@@ -54,6 +76,10 @@ impl Witness {
         self.notes().orders.get(client).copied().unwrap_or(0)
     }
 
+    pub(crate) fn spilled(&self) -> Vec<Spilled> {
+        self.notes().spilled.clone()
+    }
+
     /// Other tokens are stored now.
     pub(crate) fn renewed(&self, client: &str) {
         self.notes().orders.remove(client);
@@ -70,13 +96,18 @@ impl Witness {
     }
 }
 
-/// The client that a span speaks of.
-struct Of(String);
+/// The client that a span speaks of, and the process.
+#[derive(Clone)]
+struct Of {
+    client: String,
+    by: String,
+}
 
 #[derive(Default)]
 struct Text {
     message: String,
     client: Option<String>,
+    attempt: String,
     fields: String,
 }
 
@@ -87,8 +118,10 @@ impl Visit for Text {
             "message" => self.message = text,
             name => {
                 self.fields.push_str(&format!(" {name}={text}"));
-                if name == "client" {
-                    self.client = Some(text);
+                match name {
+                    "client" => self.client = Some(text),
+                    "attempt" => self.attempt = text,
+                    _ => {}
                 }
             }
         }
@@ -104,23 +137,28 @@ impl<S: Subscriber + for<'s> LookupSpan<'s>> Layer<S> for Witness {
         let mut text = Text::default();
         attributes.record(&mut text);
         if let (Some(span), Some(client)) = (context.span(id), text.client) {
-            span.extensions_mut().insert(Of(client));
+            let by = text.attempt.split('#').next().unwrap_or_default().to_owned();
+            span.extensions_mut().insert(Of { client, by });
         }
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut text = Text::default();
         event.record(&mut text);
-        let of = context.event_span(event).and_then(|span| Some(span.extensions().get::<Of>()?.0.clone()));
+        let of = context.event_span(event).and_then(|span| span.extensions().get::<Of>().cloned());
         let mut notes = self.notes();
         if text.message.contains(CANARY) || text.fields.contains(CANARY) {
             notes.objections.push(format!("a secret in the log: {}{}", text.message, text.fields));
         }
-        if let Some(client) = of.as_ref().filter(|_| text.message.contains(ORDER)) {
+        if let Some(Of { client, .. }) = of.as_ref().filter(|_| text.message.contains(ORDER)) {
             *notes.orders.entry(client.clone()).or_default() += 1;
         }
+        if let Some(Of { client, by }) = of.as_ref().filter(|_| text.message.contains(SPILLED)) {
+            let (client, by, at) = (client.clone(), by.clone(), self.origin.elapsed());
+            notes.spilled.push(Spilled { client, by, at });
+        }
         if let Some(lines) = &mut notes.lines {
-            let client = of.or(text.client).unwrap_or_default();
+            let client = of.map(|of| of.client).or(text.client).unwrap_or_default();
             lines.push(format!("  {} {client}: {}{}", event.metadata().level(), text.message, text.fields));
         }
     }

@@ -103,7 +103,8 @@ fn profiles() -> BTreeMap<String, Arc<Provider>> {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        let (origin, providers, witness) = (Origin::now(), Providers::default(), Witness::default());
+        let (origin, providers) = (Origin::now(), Providers::default());
+        let witness = Witness::new(origin);
         Self {
             origin,
             table: Table::new(origin, providers.clone(), witness.clone()),
@@ -187,6 +188,13 @@ impl World {
             Arc::clone(&entropy),
             policy(),
         );
+        let refresher = match &self.spill {
+            Some(memory) => {
+                let places = vec![Place::Memory(memory.clone())];
+                refresher.with_spill(Arc::new(Spill::new(places, keys(), "simulated", Arc::clone(&clock))))
+            }
+            None => refresher,
+        };
         let task = Task::new(self.parts(refresher, link, vitals, clock, entropy), fleet_settings());
         let name = task.incarnation().to_owned();
         let drain = CancellationToken::new();

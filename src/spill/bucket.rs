@@ -1,12 +1,12 @@
 //! Records as objects in an S3 bucket, which outlives the task. Versioned, so that a removal can be undone.
 
+use std::error::Error;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
-use aws_sdk_s3::error::DisplayErrorContext;
 use aws_sdk_s3::types::BucketVersioningStatus;
 use url::Url;
 
@@ -61,7 +61,7 @@ impl Bucket {
     /// Where S3 does not say.
     pub async fn is_versioned(&self) -> Result<bool, SpillError> {
         let asked = self.client.get_bucket_versioning().bucket(&self.address.bucket).send().await;
-        let answer = asked.map_err(|error| self.failed(&DisplayErrorContext(&error)))?;
+        let answer = asked.map_err(|error| self.failed(&error))?;
         Ok(answer.status() == Some(&BucketVersioningStatus::Enabled))
     }
 
@@ -69,14 +69,14 @@ impl Bucket {
         format!("{}{}", self.address.prefix, name.path())
     }
 
-    fn failed(&self, error: &dyn std::fmt::Display) -> SpillError {
-        SpillError::Place(format!("spill.s3_bucket = {:?}: {error}", self.address.bucket))
+    fn failed(&self, error: &(dyn Error + 'static)) -> SpillError {
+        SpillError::Place(format!("spill.s3_bucket = {:?}: {}", self.address.bucket, aws::chain(error)))
     }
 
     pub(super) async fn put(&self, name: &Name, sealed: &str) -> Result<(), SpillError> {
         let put = self.client.put_object().bucket(&self.address.bucket).key(self.key(name));
         let put = put.content_type("application/jose").body(sealed.as_bytes().to_vec().into());
-        put.send().await.map(drop).map_err(|error| self.failed(&DisplayErrorContext(&error)))
+        put.send().await.map(drop).map_err(|error| self.failed(&error))
     }
 
     pub(super) async fn list(&self, client: Option<&ClientId>) -> Result<Vec<Name>, SpillError> {
@@ -86,7 +86,7 @@ impl Bucket {
             self.client.list_objects_v2().bucket(&self.address.bucket).prefix(prefix).into_paginator().send();
         let mut names = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| self.failed(&DisplayErrorContext(&error)))?;
+            let page = page.map_err(|error| self.failed(&error))?;
             let keys = page.contents().iter().filter_map(|object| object.key());
             names.extend(keys.filter_map(|key| Name::parse(key.strip_prefix(&self.address.prefix)?)));
         }
@@ -100,7 +100,7 @@ impl Bucket {
             Err(error) if error.as_service_error().is_some_and(|error| error.is_no_such_key()) => {
                 return Ok(None);
             }
-            Err(error) => return Err(self.failed(&DisplayErrorContext(&error))),
+            Err(error) => return Err(self.failed(&error)),
         };
         let body = found.body.collect().await.map_err(|error| self.failed(&error))?;
         Ok(Some(String::from_utf8_lossy(&body.into_bytes()).into_owned()))
@@ -109,6 +109,46 @@ impl Bucket {
     pub(super) async fn remove(&self, name: &Name) -> Result<(), SpillError> {
         let removed =
             self.client.delete_object().bucket(&self.address.bucket).key(self.key(name)).send().await;
-        removed.map(drop).map_err(|error| self.failed(&DisplayErrorContext(&error)))
+        removed.map(drop).map_err(|error| self.failed(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// S3's answer to GetBucketVersioning, given once.
+    fn answering(body: &str) -> Url {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("somebody asks");
+            let lines = BufReader::new(stream.try_clone().expect("a socket")).lines();
+            lines.map_while(Result::ok).take_while(|line| !line.is_empty()).for_each(drop);
+            stream.write_all(answer.as_bytes()).expect("somebody listens");
+        });
+        Url::parse(&url).expect("a url")
+    }
+
+    #[tokio::test]
+    async fn a_bucket_that_keeps_no_versions_is_known() {
+        for (status, versioned) in
+            [("", false), ("<Status>Suspended</Status>", false), ("<Status>Enabled</Status>", true)]
+        {
+            let space = "http://s3.amazonaws.com/doc/2006-03-01/";
+            let body =
+                format!("<VersioningConfiguration xmlns=\"{space}\">{status}</VersioningConfiguration>");
+            let address = BucketAddress {
+                bucket: "spilled".into(),
+                prefix: String::new(),
+                region: None,
+                endpoint: Some(answering(&body)),
+            };
+            assert_eq!(Bucket::connect(address).await.is_versioned().await, Ok(versioned), "{status}");
+        }
     }
 }

@@ -7,25 +7,31 @@ use crate::support::{
     Deployment, DynamoLocal, Process, Proxy, StrictProvider, log_lines, snapshot, wait_until,
 };
 
-const IDS: [&str; 3] = ["one", "two", "three"];
+pub(crate) const IDS: [&str; 3] = ["one", "two", "three"];
 
-struct World {
-    provider: StrictProvider,
-    store: DynamoStore,
-    proxy: Proxy,
-    daemon: Process,
-    _deployment: Deployment,
+pub(crate) struct World {
+    pub(crate) provider: StrictProvider,
+    pub(crate) store: DynamoStore,
+    pub(crate) proxy: Proxy,
+    pub(crate) daemon: Process,
+    pub(crate) deployment: Deployment,
 }
 
 impl World {
     /// Every client's answer has come, and cannot be stored.
     async fn cut_off() -> Self {
+        Self::cut_off_with(&[]).await
+    }
+
+    /// As [`World::cut_off`], with more variables in the daemon's environment.
+    pub(crate) async fn cut_off_with(variables: &[(&str, &str)]) -> Self {
         let (provider, settings) = provider(&["--latency-ms", "1500"]).await;
         let local = DynamoLocal::shared().await;
         let deployment = Deployment::on_dynamo(local, &settings);
         register(&deployment, &provider, &IDS).await;
         let proxy = Proxy::before(local.endpoint()).await;
-        let daemon = deployment.daemon_with(&[("PERENNIAL__STORE__ENDPOINT", proxy.url())]).await;
+        let through = [("PERENNIAL__STORE__ENDPOINT", proxy.url())];
+        let daemon = deployment.daemon_with(&[&through, variables].concat()).await;
         wait_until(SOON, "all are in flight", async || provider.stats().await.token_requests == 3).await;
         proxy.cut();
         wait_until(SOON, "three answers are held", async || {
@@ -42,10 +48,10 @@ impl World {
                 "what is stored is spent: the answer is the only copy"
             );
         }
-        Self { provider, store, proxy, daemon, _deployment: deployment }
+        Self { provider, store, proxy, daemon, deployment }
     }
 
-    async fn has_lost_nothing(&self) {
+    pub(crate) async fn has_lost_nothing(&self) {
         for id in IDS {
             assert!(is_live(&self.store, &self.provider, id).await, "{id}: the answer was lost");
             let lease = snapshot(&self.store, id).await.lease.expect("a lease");

@@ -10,6 +10,7 @@
 mod canaries;
 mod daemon;
 mod dynamo;
+mod moto;
 mod node_reader;
 mod oauth;
 mod oidc;
@@ -26,6 +27,7 @@ use std::time::Duration;
 pub(crate) use canaries::Canaries;
 pub(crate) use daemon::{Deployment, NewClient, snapshot};
 pub(crate) use dynamo::DynamoLocal;
+pub(crate) use moto::Moto;
 pub(crate) use node_reader::{ReaderToken, node_reader};
 pub(crate) use oauth::{Auth, Reply, fetch, http_client, post_form, post_json, token_request};
 pub(crate) use oidc::{OidcGrant, OidcServer, OidcStats};

@@ -11,6 +11,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::super::StoreError;
 use super::super::item::decode;
+use crate::aws::{chain, links};
 use crate::item::{Item, Write};
 
 /// Why a request came to nothing, with the operation's type erased.
@@ -180,16 +181,6 @@ fn credentials(error: &(dyn Error + 'static)) -> Option<StoreError> {
         }
         _ => StoreError::Unavailable(text),
     })
-}
-
-fn links<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
-    std::iter::successors(Some(error), |error| (*error).source())
-}
-
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut parts: Vec<_> = links(error).map(ToString::to_string).collect();
-    parts.dedup();
-    parts.join(": ")
 }
 
 /// Validation messages may quote what was sent.

@@ -1,0 +1,54 @@
+//! moto, a stand-in for AWS services that nobody here wrote, as a child process.
+
+use std::time::Duration;
+
+use aws_sdk_s3::Client;
+use aws_sdk_s3::config::{BehaviorVersion, Credentials, Region};
+use aws_sdk_s3::types::{BucketVersioningStatus, VersioningConfiguration};
+
+use super::oauth::fetch;
+use super::{Process, free_port, part, wait_for};
+
+/// A running server with nothing in it.
+pub(crate) struct Moto {
+    _process: Process,
+    endpoint: String,
+}
+
+impl Moto {
+    /// Starts a server on a free port.
+    ///
+    /// # Panics
+    /// When it is not installed or does not answer within 60 seconds.
+    pub(crate) async fn start() -> Self {
+        part(".parts/moto/.complete");
+        let port = free_port().to_string();
+        let endpoint = format!("http://127.0.0.1:{port}");
+        let server = part(".parts/moto/bin/moto_server");
+        let process = Process::start(server, ["-H", "127.0.0.1", "-p", &port], |_| {}).await;
+        let ready = format!("{endpoint}/moto-api/");
+        wait_for(Duration::from_secs(60), "moto answers", async || fetch(&ready).await.ok()).await;
+        Self { _process: process, endpoint }
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    /// A versioned bucket of its S3.
+    pub(crate) async fn bucket(&self, name: &str) -> Client {
+        let config = aws_sdk_s3::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .endpoint_url(&self.endpoint)
+            .credentials_provider(Credentials::new("test", "test", None, None, "tests"))
+            .force_path_style(true)
+            .build();
+        let client = Client::from_conf(config);
+        client.create_bucket().bucket(name).send().await.expect("moto makes buckets");
+        let enabled = VersioningConfiguration::builder().status(BucketVersioningStatus::Enabled).build();
+        let put = client.put_bucket_versioning().bucket(name).versioning_configuration(enabled);
+        put.send().await.expect("moto keeps versions");
+        client
+    }
+}
