@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use crate::record::Phase;
 use crate::scheduler::Pulse;
 use crate::store::Vitals;
-use crate::time::Clock;
+use crate::time::{Clock, Moment};
 
 /// A loop that has not turned for so long is stuck: the scheduler turns every few seconds.
 const STUCK: Duration = Duration::from_secs(60);
@@ -43,8 +43,8 @@ pub struct Health {
     pub store_silence: Duration,
     /// Where the task stands: warm and at work, or on its way out.
     pub phase: watch::Receiver<Phase>,
-    /// Whether its heartbeat can be written: if not, it acquires nobody.
-    pub permit: watch::Receiver<bool>,
+    /// Until when it acquires: its heartbeat moves this on, while it can be written.
+    pub permit: watch::Receiver<Moment>,
 }
 
 /// A reason for not being ready, or not healthy.
@@ -84,7 +84,7 @@ impl Health {
         let phase = *self.phase.borrow();
         unless(phase != Phase::Leaving, "shutting down".into());
         unless(phase != Phase::Joining, "the clients have not been listed yet".into());
-        let heard = phase != Phase::Active || *self.permit.borrow();
+        let heard = phase != Phase::Active || self.clock.moment() < *self.permit.borrow();
         unless(heard, "the heartbeat cannot be written: nothing is acquired".into());
         let silence = self.vitals.answered_at().map(|at| self.clock.now().since(at));
         let reached = silence.is_some_and(|silence| silence <= self.store_silence);

@@ -120,8 +120,8 @@ pub struct Scheduler<S, E> {
     jobs: JoinSet<Done>,
     running: HashMap<Id, (u32, Option<Pass>)>,
     pulse: Arc<Pulse>,
-    /// Whether this task may acquire at all.
-    permit: watch::Receiver<bool>,
+    /// Until when this task may acquire.
+    permit: watch::Receiver<Moment>,
     summary: Summary,
     started: (Timestamp, Moment),
     /// The two clocks at the last turn.
@@ -150,8 +150,8 @@ pub struct Parts<S, E> {
 }
 
 impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
-    /// Knows no client yet. While `permit` is false, nobody is acquired.
-    pub fn new(parts: Parts<S, E>, permit: watch::Receiver<bool>) -> Self {
+    /// Knows no client yet. Nobody is acquired from the moment on that `permit` names.
+    pub fn new(parts: Parts<S, E>, permit: watch::Receiver<Moment>) -> Self {
         let gate = Gate::new(&parts.providers, parts.settings.breaker, Arc::clone(&parts.clock));
         let started = (parts.clock.now(), parts.clock.moment());
         let pulse = Pulse::default();
@@ -429,7 +429,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             self.dismiss_lanes("the wall clock is too far from the store's");
             return;
         }
-        if !*self.permit.borrow_and_update() {
+        if *self.permit.borrow_and_update() <= moment {
             return;
         }
         let waiting = self.lanes.iter();
@@ -643,7 +643,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let next = self.heap.peek().map_or(LONGEST_SLEEP, |Reverse(entry)| entry.at.since(now));
         let waiting = self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|(key, _)| key);
         // Where something else stands in the way, its end wakes the loop, and the gate's times mean nothing.
-        let may_start = self.has_room() && !self.too_skewed() && *self.permit.borrow();
+        let may_start = self.has_room() && !self.too_skewed() && moment < *self.permit.borrow();
         let gate = may_start.then(|| self.gate.opens_in(waiting, moment)).flatten();
         let least = Duration::from_millis(1);
         next.min(gate.unwrap_or(LONGEST_SLEEP)).clamp(least, LONGEST_SLEEP)

@@ -77,6 +77,9 @@ impl fmt::Display for Timestamp {
 pub struct Moment(Duration);
 
 impl Moment {
+    /// Later than everything.
+    pub const MAX: Self = Self(Duration::MAX);
+
     /// From the time since the clock's origin.
     pub const fn from_origin(elapsed: Duration) -> Self {
         Self(elapsed)

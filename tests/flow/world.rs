@@ -373,7 +373,7 @@ impl World {
     }
 
     pub(crate) fn scheduler(&self) -> Scheduler<MemoryStore, Endpoint> {
-        let (_, permit) = watch::channel(true);
+        let (_, permit) = watch::channel(Moment::MAX);
         Scheduler::new(self.parts(), permit)
     }
 
