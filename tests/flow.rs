@@ -11,6 +11,8 @@ mod acquire;
 mod chaos;
 #[path = "flow/commit.rs"]
 mod commit;
+#[path = "flow/doubt.rs"]
+mod doubt;
 #[path = "flow/endpoint.rs"]
 mod endpoint;
 #[path = "flow/fleet.rs"]
