@@ -157,6 +157,15 @@ mod tests {
     }
 
     #[test]
+    fn the_steady_clock_counts_from_the_boot_suspended_time_included() {
+        // proc_pid_uptime(5) counts as CLOCK_BOOTTIME does; CLOCK_MONOTONIC falls behind where a machine has slept.
+        let read = std::fs::read_to_string("/proc/uptime").expect("Linux");
+        let uptime: f64 = read.split(' ').next().expect("two numbers").parse().expect("seconds");
+        let moment = SystemClock.moment().since(Moment::default()).as_secs_f64();
+        assert!((moment - uptime).abs() < 5.0, "{moment} and {uptime}");
+    }
+
+    #[test]
     fn the_steady_clock_does_not_go_back() {
         let first = SystemClock.moment();
         assert!(SystemClock.moment() >= first);

@@ -9,6 +9,8 @@
 mod acquire;
 #[path = "flow/chaos.rs"]
 mod chaos;
+#[path = "flow/clocks.rs"]
+mod clocks;
 #[path = "flow/commit.rs"]
 mod commit;
 #[path = "flow/doubt.rs"]

@@ -336,9 +336,12 @@ impl World {
 
     /// Another process.
     pub(crate) fn refresher(&self) -> Arc<Refresher<MemoryStore, Endpoint>> {
+        self.refresher_on(Arc::clone(&self.clock) as _)
+    }
+
+    fn refresher_on(&self, clock: Arc<dyn Clock>) -> Arc<Refresher<MemoryStore, Endpoint>> {
         let policy =
             Policy { timing: timing(), backoff: Backoff::default(), lifetimes: Lifetimes::default() };
-        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
         let store = Arc::new(self.store.clone());
         let spill = match &self.spill {
             Some(memory) => Spill::new(vec![Place::Memory(memory.clone())], keys(), "t", Arc::clone(&clock)),
@@ -359,13 +362,13 @@ impl World {
         tokio::spawn(async move { refresher.refresh(&known, &provider).await })
     }
 
-    fn parts(&self) -> Parts<MemoryStore, Endpoint> {
+    fn parts(&self, clock: Arc<dyn Clock>) -> Parts<MemoryStore, Endpoint> {
         let profiles = self.others.iter().chain([&self.provider]);
         Parts {
-            refresher: self.refresher(),
+            refresher: self.refresher_on(Arc::clone(&clock)),
             store: Arc::new(self.store.clone()),
             vitals: Arc::clone(self.store.vitals()),
-            clock: Arc::clone(&self.clock) as _,
+            clock,
             entropy: self.entropy(),
             providers: profiles.map(|p| (p.name.clone(), Arc::new(p.clone()))).collect(),
             settings: Settings { breaker: self.breaker, ..self.settings.clone() },
@@ -374,14 +377,19 @@ impl World {
 
     pub(crate) fn scheduler(&self) -> Scheduler<MemoryStore, Endpoint> {
         let (_, permit) = watch::channel(Moment::MAX);
-        Scheduler::new(self.parts(), permit)
+        Scheduler::new(self.parts(Arc::clone(&self.clock) as _), permit)
     }
 
     /// Starts a daemon, and waits until it has listed its clients.
     pub(crate) async fn daemon(&self) -> Daemon {
+        self.daemon_on(Arc::clone(&self.clock) as _).await
+    }
+
+    /// The same on a machine with a clock of its own.
+    pub(crate) async fn daemon_on(&self, clock: Arc<dyn Clock>) -> Daemon {
         let rules = Rules { beat: secs(10), silence: secs(30), max_lag: secs(120) };
         let task = Task::new(
-            self.parts(),
+            self.parts(clock),
             fleet::Settings { shards: SHARDS, discovery: secs(15), rules, replay: secs(60) },
         );
         let (pulse, mut phase, name) = (task.scheduler(), task.phase(), task.incarnation().to_owned());
