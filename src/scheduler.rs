@@ -129,6 +129,8 @@ pub struct Scheduler<S, E> {
     draining: bool,
     /// Whether the skew was an alarm, and too much, at the last turn.
     skewed: (bool, bool),
+    /// Since when it is too much.
+    skewed_since: Option<Moment>,
 }
 
 /// What a scheduler works with.
@@ -180,6 +182,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             turned: started,
             draining: false,
             skewed: (false, false),
+            skewed_since: None,
         }
     }
 
@@ -423,9 +426,10 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let (now, moment) = (self.clock.now(), self.clock.moment());
         self.notice_step(now, moment);
         let lag = self.collect_due(now, moment);
-        self.pulse.turn(moment, lag);
-        self.notice_skew();
-        if self.too_skewed() {
+        self.notice_skew(moment);
+        // One that acquires nobody gets later and later: in the end its peers take its shards.
+        self.pulse.turn(moment, lag.max(self.skewed_since.map_or(lag, |since| moment.since(since))));
+        if self.skewed_since.is_some() {
             self.dismiss_lanes("the wall clock is too far from the store's");
             return;
         }
@@ -462,8 +466,9 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     /// Says so when the wall clock has gone astray, and when that begins to cost refreshes.
-    fn notice_skew(&mut self) {
+    fn notice_skew(&mut self, moment: Moment) {
         let skew_ms = self.vitals.skew_ms();
+        self.skewed_since = self.too_skewed().then(|| self.skewed_since.unwrap_or(moment));
         let alarming = Duration::from_millis(skew_ms.unsigned_abs()) > SKEW_ALARM;
         let state = (alarming, self.too_skewed());
         if state == std::mem::replace(&mut self.skewed, state) {

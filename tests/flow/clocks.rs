@@ -108,7 +108,7 @@ async fn with_absurd_wall_clocks_no_token_is_redeemed_twice_and_none_is_lost() {
         ];
         let mut fleet = Vec::new();
         for clock in clocks {
-            fleet.push(world.daemon_on(clock).await);
+            fleet.push(world.daemon_on(clock, Arc::clone(world.store.vitals())).await);
         }
         let mut highest = vec![(Gen::NONE, Gen::NONE); ids.len()];
         for round in 0..720 {
@@ -151,7 +151,7 @@ async fn no_wall_clock_lets_a_taker_in_before_the_holder_must_have_given_up() {
             1 => Wrong::off(&world, -10),
             seed => Wrong::jumping(&world, seed),
         };
-        let daemon = world.daemon_on(clock).await;
+        let daemon = world.daemon_on(clock, Arc::clone(world.store.vitals())).await;
         world.sleep(secs(166)).await;
         // After that commit a clock that jumps may well find the new token due.
         let early = world.endpoint.calls().iter().skip(1).filter(|call| call.at < secs(165)).count();

@@ -1,8 +1,11 @@
 //! Several tasks divide the work, take over from the dead, and roll through a deployment.
 
+use std::sync::Arc;
+
 use perennial::client::ClientId;
 use perennial::item::Change;
 use perennial::record::{Member, Phase};
+use perennial::store::Vitals;
 use perennial::store::memory::{Fault, Operation};
 
 use super::world::{Daemon, World, lost, secs};
@@ -159,6 +162,33 @@ async fn what_an_operator_with_a_slow_clock_wrote_is_found_by_the_next_reconcili
     assert_eq!(daemon.pulse.tally().clients, 1, "one that failed was not tried again");
     daemon.stop().await;
     world.assert_whole(&id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_wall_clock_is_off_acquires_nobody_and_loses_its_shards_until_it_is_right() {
+    let world = World::new();
+    let ids = sixty(&world).await;
+    let vitals = Arc::new(Vitals::default());
+    let right = world.daemon().await;
+    let wrong = world.daemon_on(Arc::clone(&world.clock) as _, Arc::clone(&vitals)).await;
+    world.sleep(secs(60)).await;
+    let share = wrong.pulse.tally().clients;
+    assert!(share > 0 && right.pulse.tally().clients == 60 - share, "{share}");
+    // The store's clock, as the `Date` of its answers tells it.
+    let now = world.clock.wall();
+    vitals.answered(now, Some(now.plus(secs(31))));
+    world.sleep(secs(180)).await;
+    assert_eq!(of(&world.members(), &wrong).skew_ms, -31_000, "exported");
+    assert_eq!((right.pulse.tally().clients, wrong.pulse.tally().clients), (60, 0));
+    world.sleep(secs(3000)).await;
+    assert_eq!(wrong.pulse.tally().refreshed, 0);
+    vitals.answered(now, Some(now));
+    world.sleep(secs(60)).await;
+    assert_eq!(wrong.pulse.tally().clients, share, "back at work");
+    right.stop().await;
+    wrong.stop().await;
+    assert!(world.endpoint.grants().len() >= 60);
+    whole(&world, &ids);
 }
 
 #[tokio::test(start_paused = true)]
