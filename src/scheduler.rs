@@ -46,7 +46,7 @@ use crate::time::{Clock, Moment, Timestamp};
 /// The two clocks disagree by so much after a step, and not while one of them is slewed.
 const STEP: Duration = Duration::from_secs(2);
 /// A wall clock that is so far off the store's is an alarm.
-const SKEW_ALARM: Duration = Duration::from_secs(5);
+pub(crate) const SKEW_ALARM: Duration = Duration::from_secs(5);
 /// How soon a lease that somebody else just took is looked at: most refreshes are over by then.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// How often it is looked at while its wait runs; the longer the silence, the more seldom.

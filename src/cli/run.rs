@@ -217,6 +217,7 @@ fn health(
     task: &Task<DynamoStore, HttpEndpoint>,
 ) -> Health {
     Health {
+        incarnation: task.incarnation().to_owned(),
         clock: Arc::clone(clock),
         scheduler: task.scheduler(),
         discovery: task.discovery(),

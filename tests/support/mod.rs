@@ -9,6 +9,7 @@
 
 mod canaries;
 mod daemon;
+mod dated;
 mod dynamo;
 mod node_reader;
 mod oauth;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub(crate) use canaries::Canaries;
 pub(crate) use daemon::{Deployment, NewClient, snapshot};
+pub(crate) use dated::DatedProxy;
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use node_reader::{ReaderToken, node_reader};
 pub(crate) use oauth::{Auth, Reply, fetch, http_client, post_form, post_json, token_request};
