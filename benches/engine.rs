@@ -32,7 +32,7 @@ use perennial::reply::{Lifetime, Tokens};
 use perennial::scheduler::{Command, Once, Parts, Scheduler, Settings};
 use perennial::secret::Secret;
 use perennial::store::{Applied, Connection, MemoryStore, Store, TableSpec, Vitals, table};
-use perennial::time::{Clock, SystemClock, Timestamp};
+use perennial::time::{Clock, Moment, SystemClock, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use url::Url;
@@ -220,7 +220,7 @@ impl<'a, S: Store> Bench<'a, S> {
                 once: Some(Once { max_wait: secs(60) }),
             },
         };
-        let (_, permit) = watch::channel(true);
+        let (_, permit) = watch::channel(Moment::MAX);
         let scheduler = Scheduler::new(parts, permit);
         let expected = known.len() as u64;
         let (sender, commands) = mpsc::channel(known.len());

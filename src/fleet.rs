@@ -28,7 +28,7 @@ pub use crate::record::Phase;
 use crate::scheduler::{Command, Parts, Pulse, Scheduler, Summary};
 use crate::spill::{self, Spill};
 use crate::store::{Roster, Store};
-use crate::time::Clock;
+use crate::time::{Clock, Moment};
 
 /// Commands between discovery and the scheduler.
 const CHANNEL: usize = 1024;
@@ -55,7 +55,7 @@ pub struct Task<S, E> {
     listing: Listing<S>,
     membership: Membership<S>,
     phase: Arc<watch::Sender<Phase>>,
-    permit: watch::Receiver<bool>,
+    permit: watch::Receiver<Moment>,
     share: watch::Receiver<Option<BTreeSet<u32>>>,
     spill: Arc<Spill>,
     settings: Settings,
@@ -77,7 +77,7 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
         let spill = Arc::clone(parts.refresher.spill());
         let (incarnation, vitals) = (parts.refresher.incarnation().to_owned(), Arc::clone(&parts.vitals));
         let (phase, _) = watch::channel(Phase::Joining);
-        let (permit, permitted) = watch::channel(false);
+        let (permit, permitted) = watch::channel(Moment::default());
         let (share, shared) = watch::channel(None);
         let (sender, commands) = mpsc::channel(CHANNEL);
         let scheduler = Scheduler::new(parts, permitted.clone());
@@ -115,8 +115,8 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
         self.phase.subscribe()
     }
 
-    /// Whether the task acquires, for health checks.
-    pub fn permit(&self) -> watch::Receiver<bool> {
+    /// Until when the task acquires, for health checks.
+    pub fn permit(&self) -> watch::Receiver<Moment> {
         self.permit.clone()
     }
 

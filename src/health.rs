@@ -1,8 +1,9 @@
-//! `/healthz` and `/readyz`.
+//! `/healthz`, `/readyz` and `/status`.
 //!
 //! `/healthz` says that this process's own loops turn. It never depends on the store or on a provider: a health check
 //! that failed with them would kill a task that holds tokens it could not commit yet. `/readyz` says that the task
 //! does its work: the table is reached, lag and clock skew are within limits. It never depends on a provider.
+//! `/status` has the numbers behind both, as JSON.
 
 use std::fmt;
 use std::io;
@@ -12,21 +13,24 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use crate::record::Phase;
+use crate::record::{Phase, Tally};
 use crate::scheduler::Pulse;
 use crate::store::Vitals;
-use crate::time::Clock;
+use crate::time::{Clock, Moment};
 
 /// A loop that has not turned for so long is stuck: the scheduler turns every few seconds.
 const STUCK: Duration = Duration::from_secs(60);
 
 /// What the two answers are made of.
 pub struct Health {
+    /// The task's name among the members.
+    pub incarnation: String,
     /// Steady and wall time.
     pub clock: Arc<dyn Clock>,
     /// The scheduler's loop.
@@ -43,8 +47,8 @@ pub struct Health {
     pub store_silence: Duration,
     /// Where the task stands: warm and at work, or on its way out.
     pub phase: watch::Receiver<Phase>,
-    /// Whether its heartbeat can be written: if not, it acquires nobody.
-    pub permit: watch::Receiver<bool>,
+    /// Until when it acquires: its heartbeat moves this on, while it can be written.
+    pub permit: watch::Receiver<Moment>,
 }
 
 /// A reason for not being ready, or not healthy.
@@ -84,7 +88,7 @@ impl Health {
         let phase = *self.phase.borrow();
         unless(phase != Phase::Leaving, "shutting down".into());
         unless(phase != Phase::Joining, "the clients have not been listed yet".into());
-        let heard = phase != Phase::Active || *self.permit.borrow();
+        let heard = phase != Phase::Active || self.clock.moment() < *self.permit.borrow();
         unless(heard, "the heartbeat cannot be written: nothing is acquired".into());
         let silence = self.vitals.answered_at().map(|at| self.clock.now().since(at));
         let reached = silence.is_some_and(|silence| silence <= self.store_silence);
@@ -92,10 +96,51 @@ impl Health {
         let lag = self.scheduler.lag();
         unless(lag <= self.max_lag, format!("the scheduler is {lag:?} late"));
         let skew = self.vitals.skew_ms();
-        let tolerable = Duration::from_millis(skew.unsigned_abs()) <= self.max_skew;
-        unless(tolerable, format!("the wall clock is {skew} ms off the store's"));
+        unless(
+            self.is_skew_tolerable(),
+            format!("the wall clock is {skew} ms off the store's: nothing is acquired"),
+        );
         complaints
     }
+
+    /// The numbers, for people and for collectors.
+    pub fn status(&self) -> serde_json::Value {
+        let (now, moment) = (self.clock.now(), self.clock.moment());
+        let Tally { clients, refreshed, failed, conflicts, takeovers } = self.scheduler.tally();
+        let silence = self.vitals.answered_at().map(|at| millis(now.since(at)));
+        let complaints: Vec<_> = self.readiness().iter().map(ToString::to_string).collect();
+        serde_json::json!({
+            "member": self.incarnation,
+            "phase": self.phase.borrow().as_str(),
+            "ready": complaints.is_empty(),
+            "complaints": complaints,
+            "may_acquire": self.may_acquire(moment),
+            "lag_ms": millis(self.scheduler.lateness(moment)),
+            "skew_ms": self.vitals.skew_ms(),
+            "max_skew_ms": millis(self.max_skew),
+            "table_silent_ms": silence,
+            "clients": clients,
+            "refreshed": refreshed,
+            "failed": failed,
+            "conflicts": conflicts,
+            "takeovers": takeovers,
+            "write_units": self.vitals.write_units(),
+            "read_units": self.vitals.read_units(),
+            "throttles": self.vitals.throttles(),
+        })
+    }
+
+    fn may_acquire(&self, moment: Moment) -> bool {
+        moment < *self.permit.borrow() && self.is_skew_tolerable()
+    }
+
+    fn is_skew_tolerable(&self) -> bool {
+        Duration::from_millis(self.vitals.skew_ms().unsigned_abs()) <= self.max_skew
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Binds the address.
@@ -114,8 +159,13 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>) -> io::Result<()>
     let app = Router::new()
         .route("/healthz", get(|State(health): State<Arc<Health>>| async move { answer(&health.liveness()) }))
         .route("/readyz", get(|State(health): State<Arc<Health>>| async move { answer(&health.readiness()) }))
+        .route("/status", get(|State(health): State<Arc<Health>>| async move { status(&health) }))
         .with_state(health);
     axum::serve(listener, app).await
+}
+
+fn status(health: &Health) -> ([(HeaderName, &'static str); 1], String) {
+    ([(CONTENT_TYPE, "application/json")], format!("{}\n", health.status()))
 }
 
 fn answer(complaints: &[Complaint]) -> (StatusCode, String) {

@@ -46,7 +46,7 @@ use crate::time::{Clock, Moment, Timestamp};
 /// The two clocks disagree by so much after a step, and not while one of them is slewed.
 const STEP: Duration = Duration::from_secs(2);
 /// A wall clock that is so far off the store's is an alarm.
-const SKEW_ALARM: Duration = Duration::from_secs(5);
+pub(crate) const SKEW_ALARM: Duration = Duration::from_secs(5);
 /// How soon a lease that somebody else just took is looked at: most refreshes are over by then.
 const FIRST_LOOK: Duration = Duration::from_secs(2);
 /// How often it is looked at while its wait runs; the longer the silence, the more seldom.
@@ -120,8 +120,8 @@ pub struct Scheduler<S, E> {
     jobs: JoinSet<Done>,
     running: HashMap<Id, (u32, Option<Pass>)>,
     pulse: Arc<Pulse>,
-    /// Whether this task may acquire at all.
-    permit: watch::Receiver<bool>,
+    /// Until when this task may acquire.
+    permit: watch::Receiver<Moment>,
     summary: Summary,
     started: (Timestamp, Moment),
     /// The two clocks at the last turn.
@@ -129,6 +129,8 @@ pub struct Scheduler<S, E> {
     draining: bool,
     /// Whether the skew was an alarm, and too much, at the last turn.
     skewed: (bool, bool),
+    /// Since when it is too much.
+    skewed_since: Option<Moment>,
 }
 
 /// What a scheduler works with.
@@ -150,8 +152,8 @@ pub struct Parts<S, E> {
 }
 
 impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
-    /// Knows no client yet. While `permit` is false, nobody is acquired.
-    pub fn new(parts: Parts<S, E>, permit: watch::Receiver<bool>) -> Self {
+    /// Knows no client yet. Nobody is acquired from the moment on that `permit` names.
+    pub fn new(parts: Parts<S, E>, permit: watch::Receiver<Moment>) -> Self {
         let gate = Gate::new(&parts.providers, parts.settings.breaker, Arc::clone(&parts.clock));
         let started = (parts.clock.now(), parts.clock.moment());
         let pulse = Pulse::default();
@@ -180,6 +182,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             turned: started,
             draining: false,
             skewed: (false, false),
+            skewed_since: None,
         }
     }
 
@@ -423,13 +426,14 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let (now, moment) = (self.clock.now(), self.clock.moment());
         self.notice_step(now, moment);
         let lag = self.collect_due(now, moment);
-        self.pulse.turn(moment, lag);
-        self.notice_skew();
-        if self.too_skewed() {
+        self.notice_skew(moment);
+        // One that acquires nobody gets later and later: in the end its peers take its shards.
+        self.pulse.turn(moment, lag.max(self.skewed_since.map_or(lag, |since| moment.since(since))));
+        if self.skewed_since.is_some() {
             self.dismiss_lanes("the wall clock is too far from the store's");
             return;
         }
-        if !*self.permit.borrow_and_update() {
+        if *self.permit.borrow_and_update() <= moment {
             return;
         }
         let waiting = self.lanes.iter();
@@ -462,8 +466,9 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     /// Says so when the wall clock has gone astray, and when that begins to cost refreshes.
-    fn notice_skew(&mut self) {
+    fn notice_skew(&mut self, moment: Moment) {
         let skew_ms = self.vitals.skew_ms();
+        self.skewed_since = self.too_skewed().then(|| self.skewed_since.unwrap_or(moment));
         let alarming = Duration::from_millis(skew_ms.unsigned_abs()) > SKEW_ALARM;
         let state = (alarming, self.too_skewed());
         if state == std::mem::replace(&mut self.skewed, state) {
@@ -643,7 +648,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let next = self.heap.peek().map_or(LONGEST_SLEEP, |Reverse(entry)| entry.at.since(now));
         let waiting = self.lanes.iter().filter(|(_, lane)| !lane.is_empty()).map(|(key, _)| key);
         // Where something else stands in the way, its end wakes the loop, and the gate's times mean nothing.
-        let may_start = self.has_room() && !self.too_skewed() && *self.permit.borrow();
+        let may_start = self.has_room() && !self.too_skewed() && moment < *self.permit.borrow();
         let gate = may_start.then(|| self.gate.opens_in(waiting, moment)).flatten();
         let least = Duration::from_millis(1);
         next.min(gate.unwrap_or(LONGEST_SLEEP)).clamp(least, LONGEST_SLEEP)

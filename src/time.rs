@@ -77,6 +77,9 @@ impl fmt::Display for Timestamp {
 pub struct Moment(Duration);
 
 impl Moment {
+    /// Later than everything.
+    pub const MAX: Self = Self(Duration::MAX);
+
     /// From the time since the clock's origin.
     pub const fn from_origin(elapsed: Duration) -> Self {
         Self(elapsed)
@@ -151,6 +154,15 @@ mod tests {
         assert_eq!(Timestamp::EPOCH.since(Timestamp::MAX), Duration::ZERO);
         assert_eq!(Timestamp::from_millis(-1).as_secs(), -1);
         assert_eq!(Moment::default().since(Moment::default().plus(second)), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_steady_clock_counts_from_the_boot_suspended_time_included() {
+        // proc_pid_uptime(5) counts as CLOCK_BOOTTIME does; CLOCK_MONOTONIC falls behind where a machine has slept.
+        let read = std::fs::read_to_string("/proc/uptime").expect("Linux");
+        let uptime: f64 = read.split(' ').next().expect("two numbers").parse().expect("seconds");
+        let moment = SystemClock.moment().since(Moment::default()).as_secs_f64();
+        assert!((moment - uptime).abs() < 5.0, "{moment} and {uptime}");
     }
 
     #[test]

@@ -9,8 +9,12 @@
 mod acquire;
 #[path = "flow/chaos.rs"]
 mod chaos;
+#[path = "flow/clocks.rs"]
+mod clocks;
 #[path = "flow/commit.rs"]
 mod commit;
+#[path = "flow/doubt.rs"]
+mod doubt;
 #[path = "flow/endpoint.rs"]
 mod endpoint;
 #[path = "flow/fleet.rs"]

@@ -8,6 +8,8 @@ mod support;
 mod store_suite {
     pub(crate) mod cases;
     pub(crate) mod differential;
+    pub(crate) mod idle;
+    pub(crate) mod plans;
     #[cfg(feature = "embedded")]
     pub(crate) mod processes;
     pub(crate) mod tables;

@@ -25,7 +25,7 @@ use crate::shutdown::Shutdown;
 use crate::spill::Spill;
 use crate::store::{DynamoStore, TableError, Vitals, table};
 use crate::telemetry;
-use crate::time::Clock;
+use crate::time::{Clock, Moment};
 
 /// Between two tries of a store that gives no answer at start.
 const START_PAUSE: Duration = Duration::from_secs(2);
@@ -115,7 +115,7 @@ impl Run {
         table::preflight(&parts.store, shards).await.context("the table cannot be used")?;
         let (sender, commands) = mpsc::channel(CHANNEL);
         let mut listing = Listing::new(Arc::clone(&parts.store), Arc::clone(&parts.clock), sender);
-        let (_, permit) = watch::channel(true);
+        let (_, permit) = watch::channel(Moment::MAX);
         let scheduler = Scheduler::new(parts, permit);
         let (drain, now) = (shutdown.drain.clone(), shutdown.now.clone());
         let patience = config.shutdown.timeout;
@@ -217,6 +217,7 @@ fn health(
     task: &Task<DynamoStore, HttpEndpoint>,
 ) -> Health {
     Health {
+        incarnation: task.incarnation().to_owned(),
         clock: Arc::clone(clock),
         scheduler: task.scheduler(),
         discovery: task.discovery(),

@@ -209,6 +209,7 @@ impl<S: Store> Listing<S> {
                 None => interval,
                 Some(wanted) => match self.round(&wanted, full).await {
                     Ok(()) => {
+                        full = false;
                         warm();
                         interval
                     }
@@ -219,7 +220,8 @@ impl<S: Store> Listing<S> {
                     }
                 },
             };
-            full = tokio::select! {
+            // One that failed is still owed.
+            full |= tokio::select! {
                 biased;
                 changed = share.changed() => match changed {
                     Ok(()) => false,

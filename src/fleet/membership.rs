@@ -41,21 +41,23 @@ pub(super) struct Membership<S> {
     pub(super) vitals: Arc<Vitals>,
     /// For discovery: which shards to care for.
     pub(super) share: watch::Sender<Share>,
-    /// For the scheduler: whether to acquire.
-    pub(super) permit: watch::Sender<bool>,
+    /// For the scheduler: until when to acquire. A moment and not a yes, since it runs out by itself: where a write hangs, and
+    /// where the machine was suspended.
+    pub(super) permit: watch::Sender<Moment>,
 }
 
 impl<S: Store + Roster> Membership<S> {
     /// Beats for as long as it is polled. `phase` says where the task stands; a change of it is told at once.
     pub(super) async fn run(self, mut phase: watch::Receiver<Phase>) {
         let mut view = View::new(self.rules);
-        let (mut beat, mut written, mut workers) = (0, None, None);
+        let (mut beat, mut workers) = (0, None);
         loop {
             let standing = *phase.borrow_and_update();
             beat += 1;
+            let began = self.clock.moment();
             match self.write(beat, standing).await {
-                Ok(()) => written = Some(self.clock.moment()),
-                Err(error) => warn!(%error, "could not write the heartbeat: trying again"),
+                Ok(()) => self.permit(standing, began),
+                Err(error) => self.complain(&error, standing),
             }
             match self.read().await {
                 Ok(members) => {
@@ -70,11 +72,10 @@ impl<S: Store + Roster> Membership<S> {
                 }
                 Err(error) => warn!(%error, "could not read the members: the last view of them stands"),
             }
-            self.permit(standing, written);
             tokio::select! {
                 biased;
                 Ok(()) = phase.changed() => {}
-                () = self.clock.sleep(self.rules.beat) => self.permit(standing, written),
+                () = self.clock.sleep(self.rules.beat) => {}
             }
         }
     }
@@ -123,13 +124,17 @@ impl<S: Store + Roster> Membership<S> {
         });
     }
 
-    fn permit(&self, phase: Phase, written: Option<Moment>) {
-        let heard = written.is_some_and(|at| self.clock.moment().since(at) < self.rules.silence);
-        let permitted = phase == Phase::Active && heard;
-        let changed =
-            self.permit.send_if_modified(|before| std::mem::replace(before, permitted) != permitted);
-        if changed && phase == Phase::Active && !permitted {
-            warn!("this task's heartbeat cannot be written: others take over, nothing is acquired here");
+    /// The others give this task up no earlier than a silence after they have seen this beat.
+    fn permit(&self, phase: Phase, beaten: Moment) {
+        let until = if phase == Phase::Active { beaten.plus(self.rules.silence) } else { Moment::default() };
+        self.permit.send_replace(until);
+    }
+
+    fn complain(&self, error: &StoreError, phase: Phase) {
+        if phase == Phase::Active && *self.permit.borrow() <= self.clock.moment() {
+            warn!(%error, "the heartbeat cannot be written: others take over, nothing is acquired here");
+        } else {
+            warn!(%error, "could not write the heartbeat: trying again");
         }
     }
 }

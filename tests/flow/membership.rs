@@ -1,8 +1,11 @@
 //! Several tasks divide the work, take over from the dead, and roll through a deployment.
 
+use std::sync::Arc;
+
 use perennial::client::ClientId;
 use perennial::item::Change;
 use perennial::record::{Member, Phase};
+use perennial::store::Vitals;
 use perennial::store::memory::{Fault, Operation};
 
 use super::world::{Daemon, World, lost, secs};
@@ -116,6 +119,75 @@ async fn one_whose_heartbeat_cannot_be_written_stops_acquiring_and_goes_on_after
     world.sleep(secs(600)).await;
     assert!(world.endpoint.sends() >= 60);
     daemon.stop().await;
+    whole(&world, &ids);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_was_suspended_for_longer_than_the_silence_beats_before_it_acquires() {
+    let world = World::new();
+    let c = world.add(world.spec("c").expires_in(secs(3600)).refresh_in(secs(200))).await;
+    let daemon = world.daemon().await;
+    world.sleep(secs(60)).await;
+    world.heartbeat_faults(|_| Fault::Before(lost()));
+    world.clock.suspend(secs(600));
+    world.sleep(secs(60)).await;
+    assert_eq!(world.endpoint.sends(), 0, "others have its clients, as far as it can know");
+    world.heartbeat_faults(|_| Fault::None);
+    world.sleep(secs(15)).await;
+    assert_eq!((world.endpoint.sends(), daemon.stop().await.tally.refreshed), (1, 1));
+    world.assert_whole(&c);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_an_operator_with_a_slow_clock_wrote_is_found_by_the_next_reconciliation() {
+    let world = World::new();
+    let daemon = world.daemon().await;
+    world.sleep(secs(3600)).await;
+    // An hour behind: its join stamp lies before all that discovery looks back to.
+    let mut late = world.spec("late");
+    late.client.joined = world.clock.wall().minus(secs(3600));
+    let id = world.add(late).await;
+    world.sleep(secs(600)).await;
+    assert_eq!((world.endpoint.sends(), daemon.pulse.tally().clients), (0, 0), "discovery cannot see it");
+    let mut failures = 3;
+    world.faults(move |operation| match operation {
+        Operation::Query(_) if failures > 0 => {
+            failures -= 1;
+            Fault::Before(lost())
+        }
+        _ => Fault::None,
+    });
+    daemon.reconcile.send(()).await.unwrap();
+    world.sleep(secs(20)).await;
+    assert_eq!(daemon.pulse.tally().clients, 1, "one that failed was not tried again");
+    daemon.stop().await;
+    world.assert_whole(&id);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_whose_wall_clock_is_off_acquires_nobody_and_loses_its_shards_until_it_is_right() {
+    let world = World::new();
+    let ids = sixty(&world).await;
+    let vitals = Arc::new(Vitals::default());
+    let right = world.daemon().await;
+    let wrong = world.daemon_on(Arc::clone(&world.clock) as _, Arc::clone(&vitals)).await;
+    world.sleep(secs(60)).await;
+    let share = wrong.pulse.tally().clients;
+    assert!(share > 0 && right.pulse.tally().clients == 60 - share, "{share}");
+    // The store's clock, as the `Date` of its answers tells it.
+    let now = world.clock.wall();
+    vitals.answered(now, Some(now.plus(secs(31))));
+    world.sleep(secs(180)).await;
+    assert_eq!(of(&world.members(), &wrong).skew_ms, -31_000, "exported");
+    assert_eq!((right.pulse.tally().clients, wrong.pulse.tally().clients), (60, 0));
+    world.sleep(secs(3000)).await;
+    assert_eq!(wrong.pulse.tally().refreshed, 0);
+    vitals.answered(now, Some(now));
+    world.sleep(secs(60)).await;
+    assert_eq!(wrong.pulse.tally().clients, share, "back at work");
+    right.stop().await;
+    wrong.stop().await;
+    assert!(world.endpoint.grants().len() >= 60);
     whole(&world, &ids);
 }
 

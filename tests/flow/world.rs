@@ -18,7 +18,7 @@ use perennial::seal::LocalKeys;
 use perennial::secret::Secret;
 use perennial::spill::{Place, Spill};
 use perennial::store::memory::{Fault, Operation};
-use perennial::store::{Applied, MemoryStore, Store as _, StoreError};
+use perennial::store::{Applied, MemoryStore, Store as _, StoreError, Vitals};
 use perennial::time::{Clock, Moment, Sleep, Timestamp};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -336,9 +336,12 @@ impl World {
 
     /// Another process.
     pub(crate) fn refresher(&self) -> Arc<Refresher<MemoryStore, Endpoint>> {
+        self.refresher_on(Arc::clone(&self.clock) as _)
+    }
+
+    fn refresher_on(&self, clock: Arc<dyn Clock>) -> Arc<Refresher<MemoryStore, Endpoint>> {
         let policy =
             Policy { timing: timing(), backoff: Backoff::default(), lifetimes: Lifetimes::default() };
-        let clock: Arc<dyn Clock> = Arc::clone(&self.clock) as _;
         let store = Arc::new(self.store.clone());
         let spill = match &self.spill {
             Some(memory) => Spill::new(vec![Place::Memory(memory.clone())], keys(), "t", Arc::clone(&clock)),
@@ -359,13 +362,13 @@ impl World {
         tokio::spawn(async move { refresher.refresh(&known, &provider).await })
     }
 
-    fn parts(&self) -> Parts<MemoryStore, Endpoint> {
+    fn parts(&self, clock: Arc<dyn Clock>, vitals: Arc<Vitals>) -> Parts<MemoryStore, Endpoint> {
         let profiles = self.others.iter().chain([&self.provider]);
         Parts {
-            refresher: self.refresher(),
+            refresher: self.refresher_on(Arc::clone(&clock)),
             store: Arc::new(self.store.clone()),
-            vitals: Arc::clone(self.store.vitals()),
-            clock: Arc::clone(&self.clock) as _,
+            vitals,
+            clock,
             entropy: self.entropy(),
             providers: profiles.map(|p| (p.name.clone(), Arc::new(p.clone()))).collect(),
             settings: Settings { breaker: self.breaker, ..self.settings.clone() },
@@ -373,15 +376,21 @@ impl World {
     }
 
     pub(crate) fn scheduler(&self) -> Scheduler<MemoryStore, Endpoint> {
-        let (_, permit) = watch::channel(true);
-        Scheduler::new(self.parts(), permit)
+        let (_, permit) = watch::channel(Moment::MAX);
+        let vitals = Arc::clone(self.store.vitals());
+        Scheduler::new(self.parts(Arc::clone(&self.clock) as _, vitals), permit)
     }
 
     /// Starts a daemon, and waits until it has listed its clients.
     pub(crate) async fn daemon(&self) -> Daemon {
+        self.daemon_on(Arc::clone(&self.clock) as _, Arc::clone(self.store.vitals())).await
+    }
+
+    /// The same on a machine with a clock of its own, and what the store's answers tell of it.
+    pub(crate) async fn daemon_on(&self, clock: Arc<dyn Clock>, vitals: Arc<Vitals>) -> Daemon {
         let rules = Rules { beat: secs(10), silence: secs(30), max_lag: secs(120) };
         let task = Task::new(
-            self.parts(),
+            self.parts(clock, vitals),
             fleet::Settings { shards: SHARDS, discovery: secs(15), rules, replay: secs(60) },
         );
         let (pulse, mut phase, name) = (task.scheduler(), task.phase(), task.incarnation().to_owned());

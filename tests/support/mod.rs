@@ -9,6 +9,7 @@
 
 mod canaries;
 mod daemon;
+mod dated;
 mod dynamo;
 mod moto;
 mod node_reader;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 pub(crate) use canaries::Canaries;
 pub(crate) use daemon::{Deployment, NewClient, snapshot};
+pub(crate) use dated::DatedProxy;
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use moto::Moto;
 pub(crate) use node_reader::{ReaderToken, node_reader};
