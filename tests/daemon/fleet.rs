@@ -188,8 +188,10 @@ async fn a_wall_clock_that_is_off_is_told_and_stops_acquiring_and_not_committing
         refresh_token,
     }]);
     wait_until(SOON, "it is known", async || status().await["clients"] == 2).await;
-    // Several turns of the scheduler, which never rests for longer than five seconds.
-    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    // How late it is is told at each turn of the scheduler.
+    let lag = async || status().await["lag_ms"].as_u64().expect("a number");
+    let then = lag().await;
+    wait_until(SOON, "the scheduler turns", async || lag().await > then + 5_000).await;
     assert_eq!(provider.stats().await.token_requests, 1, "acquired on a wrong clock");
     proxy.be_ahead(0);
     wait_until(SOON, "it acquires again", async || tok_gen(&store, "waiting").await == Gen(1)).await;
