@@ -91,7 +91,7 @@ async fn ask_for_all(world: &World, ids: &[ClientId], fleet: &[Daemon]) {
 
 #[tokio::test(start_paused = true)]
 async fn with_absurd_wall_clocks_no_token_is_redeemed_twice_and_none_is_lost() {
-    for seed in 1..=6 {
+    for seed in 1..=3 {
         let world = World::new();
         let mut ids = Vec::new();
         for n in 0..20 {
