@@ -104,7 +104,7 @@ fn storms(options: &Options) -> Outcome {
             if seed >= end {
                 return total;
             }
-            if terminal && seed % 10 == 0 {
+            if terminal && seed.is_multiple_of(10) {
                 eprint!("\rseed {seed} of {}  ", end - 1);
             }
             let mut outcome = storm::run(seed, false, None);

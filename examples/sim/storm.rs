@@ -124,6 +124,7 @@ fn after(time: Duration, then: impl FnOnce() + Send + 'static) {
     });
 }
 
+/// Something happens to one process, or to what they all depend on.
 async fn fault(world: &mut World, which: usize) {
     let (span, share) = (span(world), world.unit());
     let name = world.processes[which].name.clone();
@@ -171,14 +172,21 @@ async fn fault(world: &mut World, which: usize) {
             set(thousandths);
             after(span, move || set(0));
         }
-        8 => {
-            let provider = PROVIDERS[world.pick(PROVIDERS.len())];
+        _ => surroundings(world, span),
+    }
+}
+
+/// A provider or the spill has a bad time.
+fn surroundings(world: &mut World, span: Duration) {
+    let provider = PROVIDERS[world.pick(PROVIDERS.len())];
+    match world.pick(3) {
+        0 => {
             world.say(|| format!("{provider} is down for {span:?}"));
             let providers = world.providers.clone();
             providers.mood(provider, |mood| mood.down = true);
             after(span, move || providers.mood(provider, |mood| mood.down = false));
         }
-        9 => {
+        1 => {
             world.say(|| format!("the spill does not answer for {span:?}"));
             if let Some(spill) = world.spill.clone() {
                 spill.cut(true);
@@ -186,7 +194,7 @@ async fn fault(world: &mut World, which: usize) {
             }
         }
         _ => {
-            let provider = PROVIDERS[world.pick(PROVIDERS.len())];
+            let share = world.unit();
             world.say(|| format!("{provider} throttles, and loses answers, for {span:?}"));
             let providers = world.providers.clone();
             providers
