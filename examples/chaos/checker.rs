@@ -143,7 +143,7 @@ impl<'a> Case<'a> {
             if !numbers.insert(send.request) {
                 verdict.complaints.push(format!("the provider took request {} twice", send.request));
             }
-            if send.answered.is_some() && send.granted.is_some() != redemption.granted {
+            if send.answered.is_some() && send.accepted != redemption.granted {
                 verdict.complaints.push(format!("the provider's log differs from its answer: {send:?}"));
             }
             if send.attempt.is_empty() {
@@ -172,7 +172,8 @@ impl<'a> Case<'a> {
             if redemption.reuse && !again {
                 verdict.complaints.push(format!("{}: spent, and nobody saw by whom: {send:?}", send.client));
             }
-            if redemption.granted {
+            // Where the provider does not rotate, the token is as good as before.
+            if redemption.granted && (send.granted.is_some() || send.answered.is_none()) {
                 spent.insert(send.presented);
             }
         }
@@ -192,7 +193,7 @@ impl<'a> Case<'a> {
 
     /// What was done to answers that granted something, whether or not it did harm.
     fn injections(&self, verdict: &mut Verdict) {
-        for (send, _) in self.taken.iter().filter(|(_, redemption)| redemption.granted) {
+        for (send, _) in self.taken.iter().filter(|(send, _)| send.granted.is_some()) {
             match self.cause(send) {
                 Some(Cause::CrashWindow) => verdict.crash_window_injected += 1,
                 Some(Cause::ReplyLost) => verdict.reply_lost_injected += 1,

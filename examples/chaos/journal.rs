@@ -28,8 +28,9 @@ pub(crate) struct Send {
     pub(crate) arrived: Duration,
     /// Whether it went on to the provider.
     pub(crate) forwarded: bool,
-    /// When the provider had answered, and the refresh token that it granted.
+    /// When the provider had answered, whether with tokens, and with which refresh token.
     pub(crate) answered: Option<Duration>,
+    pub(crate) accepted: bool,
     pub(crate) granted: Option<Mark>,
     /// When the proxy kept the answer back, and by which fault.
     pub(crate) withheld: Option<(Duration, &'static str)>,
@@ -164,6 +165,7 @@ impl Journal {
             arrived,
             forwarded: false,
             answered: None,
+            accepted: false,
             granted: None,
             withheld: None,
         });
@@ -178,10 +180,10 @@ impl Journal {
         self.with_send(request, |send| send.forwarded = true);
     }
 
-    pub(crate) fn answered(&self, request: u64, granted: Option<Mark>) {
+    pub(crate) fn answered(&self, request: u64, accepted: bool, granted: Option<Mark>) {
         let at = self.now();
         let presented = self.with_send(request, |send| {
-            (send.answered, send.granted) = (Some(at), granted);
+            (send.answered, send.accepted, send.granted) = (Some(at), accepted, granted);
             send.presented
         });
         let mut notes = self.notes();

@@ -225,7 +225,7 @@ impl Network {
         }
         self.journal.forwarded(number);
         let response = exchange(&self.provider, &request.with_header(REQUEST, &number.to_string())).await?;
-        self.journal.answered(number, meaning::granted(&response));
+        self.journal.answered(number, response.status() == 200, meaning::granted(&response));
         if self.traps.pass(task, (Row::Send, Side::After), &client).await == Release::Drop {
             return Ok(End::Close);
         }
