@@ -4,7 +4,7 @@
 //! `PERENNIAL_TEST_SEED` runs a seed's trouble again, `make chaos` runs more of it.
 #![allow(dead_code, reason = "the example uses more of its modules")]
 #![allow(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
-#![allow(clippy::print_stderr, reason = "the example prints what happens")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "what happened, for whom a test fails")]
 
 #[path = "../examples/chaos/checker.rs"]
 mod checker;

@@ -135,7 +135,7 @@ impl Fleet {
         let (library, file) = (faketime(), skew.to_string_lossy().into_owned());
         if let Some(library) = &library {
             let fakes = [
-                ("LD_PRELOAD", *library),
+                ("LD_PRELOAD", library.as_str()),
                 ("FAKETIME_TIMESTAMP_FILE", &file),
                 ("DONT_FAKE_MONOTONIC", "1"),
                 ("FAKETIME_NO_CACHE", "1"),
@@ -249,16 +249,21 @@ fn settings(setup: &Setup, provider: &str, folder: &Path) -> String {
     settings
 }
 
-/// The library that steps a program's wall clock and leaves its steady clocks alone. Where it is not installed, clocks
-/// are not skewed, and the summary says so.
-pub(crate) fn faketime() -> Option<&'static str> {
-    const PLACES: [&str; 4] = [
-        "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
-        "/usr/lib/aarch64-linux-gnu/faketime/libfaketime.so.1",
-        "/usr/lib64/faketime/libfaketime.so.1",
-        "/usr/lib/faketime/libfaketime.so.1",
-    ];
-    PLACES.into_iter().find(|place| Path::new(place).exists())
+/// The library that steps a program's wall clock and leaves its steady clocks alone: the system's, or the one that
+/// `scripts/parts.sh` has unpacked. Where there is none, clocks are not skewed, and the run says so.
+pub(crate) fn faketime() -> Option<String> {
+    let unpacked = concat!(env!("CARGO_MANIFEST_DIR"), "/.parts/libfaketime");
+    let mut places = Vec::new();
+    for root in ["", unpacked] {
+        for libraries in ["usr/lib", "usr/lib64"] {
+            let libraries = PathBuf::from(format!("{root}/{libraries}"));
+            let architectures =
+                fs::read_dir(&libraries).into_iter().flatten().flatten().map(|entry| entry.path());
+            places.extend(architectures.chain([libraries]));
+        }
+    }
+    let files = places.into_iter().map(|place| place.join("faketime/libfaketime.so.1"));
+    files.filter(|file| file.exists()).find_map(|file| file.to_str().map(str::to_owned))
 }
 
 /// How long a fleet may take to come to rest: a take-over at its latest, and a refresh or two after it.
