@@ -12,6 +12,9 @@ use crate::journal::{Interruption, Seen, Send, Write};
 use crate::meaning::{Call, Fate, Mark};
 use crate::provider::Redemption;
 
+/// Two proxies note what they saw one after the other.
+const SLACK: Duration = Duration::from_millis(100);
+
 /// How a client stands when everything has come to rest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Rest {
@@ -32,6 +35,8 @@ pub(crate) struct Evidence {
     pub(crate) rest: BTreeMap<String, Rest>,
     /// What a daemon gives an exchange with the provider.
     pub(crate) request_timeout: Duration,
+    /// What a taker waits for, at least.
+    pub(crate) take_over: Duration,
     /// What an access token lives.
     pub(crate) lifetime: Duration,
     /// When it ended.
@@ -315,6 +320,10 @@ impl<'a> Case<'a> {
                     }
                     if let (true, Some((_, held))) = (*takes_over, before) {
                         waits.push(write.at.saturating_sub(self.fell_silent(held, write.at)));
+                        if write.at + SLACK < held.at + self.evidence.take_over {
+                            let waited = write.at.saturating_sub(held.at);
+                            verdict.complaints.push(format!("{client}: taken over after {waited:?}"));
+                        }
                     }
                 }
                 (Call::Acquire { owner, .. }, Fate::Lost(stands)) => {

@@ -86,6 +86,7 @@ pub(crate) async fn collect(
         logs,
         rest,
         request_timeout: fleet.timings.request_timeout,
+        take_over: fleet.timings.take_over,
         lifetime: fleet.timings.lifetime,
         end,
     };

@@ -22,6 +22,7 @@ impl Story {
     fn begin() -> Self {
         let mut evidence = Evidence {
             request_timeout: at(20),
+            take_over: at(121),
             lifetime: at(300),
             end: at(200),
             rest: BTreeMap::from([(CLIENT.to_owned(), Rest::Live(Mark(1)))]),
@@ -218,6 +219,13 @@ fn what_went_around_the_proxy_is_noticed() {
 fn a_generation_is_acquired_once() {
     let verdict = Story::begin().acquires(10, 1, 1, false).acquires(11, 2, 1, false).judged();
     assert!(!verdict.is_clean(), "{verdict:#?}");
+}
+
+#[test]
+fn a_take_over_without_its_wait_is_seen() {
+    let taken = |tenths| Story::begin().acquires(10, 1, 1, false).acquires(tenths, 2, 2, true).judged();
+    assert!(taken(131).is_clean());
+    assert!(!taken(100).is_clean());
 }
 
 #[test]
