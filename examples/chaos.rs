@@ -21,6 +21,7 @@
 #![allow(clippy::unwrap_used, reason = "a helper that fails ends the run")]
 #![allow(clippy::cast_precision_loss, reason = "counts are small")]
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -98,6 +99,7 @@ async fn main() -> ExitCode {
         provider: options.provider,
         spill: StdRng::seed_from_u64(seed).random_bool(0.5),
         aloud: options.trace,
+        progress: !options.trace && std::io::stderr().is_terminal(),
         ..Setup::of(Timings::of(options.timings), clients)
     };
     let skew = if faketime().is_some() { "libfaketime" } else { "none" };

@@ -37,12 +37,23 @@ pub(crate) struct Setup {
     pub(crate) arguments: &'static [&'static str],
     /// Print what happens.
     pub(crate) aloud: bool,
+    /// Show how far it is.
+    pub(crate) progress: bool,
 }
 
 impl Setup {
     pub(crate) fn of(timings: Timings, clients: usize) -> Self {
         let provider = Kind::Strict;
-        Self { clients, provider, timings, spill: false, policy: "", arguments: &[], aloud: false }
+        Self {
+            clients,
+            provider,
+            timings,
+            spill: false,
+            policy: "",
+            arguments: &[],
+            aloud: false,
+            progress: false,
+        }
     }
 }
 

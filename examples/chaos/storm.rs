@@ -50,6 +50,7 @@ struct Storm<'a> {
     later: Vec<(Duration, Later)>,
     rolling: VecDeque<usize>,
     complaints: Vec<String>,
+    progress: bool,
 }
 
 /// Lives through a storm, comes to rest, and is judged.
@@ -61,7 +62,8 @@ pub(crate) async fn run(setup: &Setup, daemons: usize, length: Duration, seed: u
         slots.push(Slot::Up(fleet.start().await));
     }
     let (later, rolling, complaints) = (Vec::new(), VecDeque::new(), Vec::new());
-    let mut storm = Storm { fleet: &mut fleet, rng, slots, later, rolling, complaints };
+    let progress = setup.progress;
+    let mut storm = Storm { fleet: &mut fleet, rng, slots, later, rolling, complaints, progress };
     storm.rage(length).await;
     storm.calm().await;
     let (running, mut complaints) = (storm.running(), storm.complaints);
@@ -89,8 +91,19 @@ impl Storm<'_> {
                 self.strike().await;
                 next_blow = self.fleet.journal.now() + self.draw_seconds(1.5, 4.5);
             }
+            self.show_progress(self.fleet.journal.now().saturating_sub(began), length);
             tokio::time::sleep(TICK).await;
         }
+    }
+
+    /// For people who watch; a trace tells more.
+    fn show_progress(&self, elapsed: Duration, length: Duration) {
+        if !self.progress {
+            return;
+        }
+        let (granted, faults) = self.fleet.journal.progress();
+        let (elapsed, length) = (elapsed.as_secs(), length.as_secs());
+        eprint!("\r{elapsed} s of {length}: {granted} redemptions, {faults} blows  ");
     }
 
     /// Mends everything, and waits until every place is filled.
