@@ -116,6 +116,9 @@ fn report(verdict: &Verdict, json: bool) {
     for complaint in verdict.complaints.iter().take(50) {
         println!("complaint: {complaint}");
     }
+    if let Some((wait, who)) = verdict.slowest_takeover.as_ref().filter(|_| !json) {
+        println!("the slowest take-over took {:.1} s: {who}", wait.as_secs_f64());
+    }
     if !json {
         return println!("{}", verdict.summary());
     }

@@ -58,7 +58,7 @@ async fn live_through(provider: Kind, spill: bool, length: Duration) {
     for (at, fault) in &evidence.seen.faults {
         println!("{:>8.2}s {fault}", at.as_secs_f64());
     }
-    println!("{}", verdict.summary());
+    println!("{:?}\n{}", verdict.slowest_takeover, verdict.summary());
     assert!(verdict.is_clean(), "{:#?}", verdict.complaints);
     assert!(verdict.redemptions > 100, "a storm that kept everybody from working has tested nothing");
 }

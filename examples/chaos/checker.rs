@@ -58,6 +58,8 @@ pub(crate) struct Verdict {
     pub(crate) conflicts: usize,
     pub(crate) takeovers: usize,
     pub(crate) takeover_p99: Duration,
+    /// Who waited longest, for whoever wonders why.
+    pub(crate) slowest_takeover: Option<(Duration, String)>,
     /// Everything that must not be, in words.
     pub(crate) complaints: Vec<String>,
 }
@@ -319,7 +321,17 @@ impl<'a> Case<'a> {
                         verdict.complaints.push(format!("{client}: {generation} was acquired after {held}"));
                     }
                     if let (true, Some((_, held))) = (*takes_over, before) {
-                        waits.push(write.at.saturating_sub(self.fell_silent(held, write.at)));
+                        let silent = self.fell_silent(held, write.at);
+                        let wait = write.at.saturating_sub(silent);
+                        waits.push(wait);
+                        let told = format!(
+                            "{client}: task {} fell silent at {:.1} s, task {} took over at {:.1} s",
+                            held.task,
+                            silent.as_secs_f64(),
+                            write.task,
+                            write.at.as_secs_f64()
+                        );
+                        verdict.slowest_takeover = verdict.slowest_takeover.take().max(Some((wait, told)));
                         if write.at + SLACK < held.at + self.evidence.take_over {
                             let waited = write.at.saturating_sub(held.at);
                             verdict.complaints.push(format!("{client}: taken over after {waited:?}"));
