@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::journal::{Journal, Task};
 use crate::network::{Door, Network, TASK};
 use crate::provider::{Kind, Provider};
-use crate::support::{Deployment, DynamoLocal, NewClient, Process, snapshot};
+use crate::support::{Deployment, DynamoLocal, NewClient, Process, snapshot, wait_until};
 use crate::timings::{PROMPT, Timings};
 
 /// The operator's command line, among the tasks.
@@ -155,6 +155,8 @@ impl Fleet {
         }
         let process = self.deployment.daemon_with(&variables).await;
         self.journal.logs_to(task, process.log().to_owned());
+        // Before its first words a signal would find no handler.
+        wait_until(PROMPT, "the daemon begins", async || process.errors().contains("starting")).await;
         self.runs.push(Run { task, process, _door: door, skew });
         task
     }
