@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Fetches the real parts that the tests run against: Amazon DynamoDB Local, moto for the other AWS services, and the npm
-# packages of tests/parts.
+# Fetches the real parts that the tests run against: Amazon DynamoDB Local, moto for the other AWS services, the npm
+# packages of tests/parts, and libfaketime where it can be had.
 #
 # Idempotent, and quick when everything is there. Several processes may run it at once: one works, the others wait.
 # Everything lands in ignored folders of this checkout: .parts/ and tests/parts/node_modules/.
@@ -17,6 +17,7 @@ node_stamp=tests/parts/node_modules/.complete
 # S3 and its neighbours; never for the protocol, its DynamoDB loses exclusivity under races.
 moto_package='moto[server,s3]==5.2.5'
 moto_stamp=.parts/moto/.complete
+faketime_stamp=.parts/libfaketime/.complete
 
 say() { printf 'parts: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -102,11 +103,34 @@ install_moto() {
     echo "$moto_package" >"$moto_stamp"
 }
 
+# Steps the clocks of daemons in tests/chaos.rs and in `make chaos`. Optional: it comes from Debian's or Ubuntu's archive,
+# is unpacked here and not installed, and where that fails the clocks are left alone.
+faketime_ready() {
+    compgen -G '/usr/lib*/*/faketime/libfaketime.so.1' >/dev/null ||
+        compgen -G '/usr/lib*/faketime/libfaketime.so.1' >/dev/null || [ -e "$faketime_stamp" ]
+}
+
+install_faketime() {
+    local folder=.parts/libfaketime
+    mkdir -p "$folder"
+    if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then
+        fetch_faketime "$folder" || { [ "$(id -u)" = 0 ] && apt-get update -qq && fetch_faketime "$folder"; } || true
+    fi >&2
+    compgen -G "$folder/usr/lib/*/faketime/libfaketime.so.1" >/dev/null ||
+        say "libfaketime is not to be had: no clock will be skewed. Remedy: install it, and remove $folder."
+    : >"$faketime_stamp"
+}
+
+fetch_faketime() {
+    (cd "$1" && apt-get download -qq libfaketime && dpkg-deb -x libfaketime_*.deb . && rm -f libfaketime_*.deb)
+}
+
 check_tools
 node_wanted=$(sha1 tests/parts/package-lock.json)
-if dynamodb_ready && node_ready && moto_ready; then exit 0; fi
+if dynamodb_ready && node_ready && moto_ready && faketime_ready; then exit 0; fi
 mkdir -p .parts
 lock
 dynamodb_ready || install_dynamodb
 node_ready || install_node
 moto_ready || install_moto
+faketime_ready || install_faketime

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::header::{
     AUTHORIZATION, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, PRAGMA, WWW_AUTHENTICATE,
 };
-use hyper::http::{HeaderMap, Method, Request, Response, response};
+use hyper::http::{HeaderMap, HeaderName, Method, Request, Response, response};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -77,7 +77,7 @@ impl Provider {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let request = TokenRequest::parse(text(CONTENT_TYPE), text(AUTHORIZATION), body);
         let outcome = self.process(&request);
-        self.record(&request, body, &outcome);
+        self.record(&request, text(HeaderName::from_static("x-request-id")), body, &outcome);
         let delay = outcome.fault.as_ref().map_or(Duration::ZERO, |fault| fault.kind.delay());
         tokio::time::sleep(self.latency + delay).await;
         respond(outcome)
@@ -149,7 +149,13 @@ impl Provider {
     }
 
     /// Appends a line to the event log. A full disk must not change how the provider behaves: it is ignored.
-    fn record(&self, request: &Result<TokenRequest, Refusal>, body: &[u8], outcome: &Outcome) {
+    fn record(
+        &self,
+        request: &Result<TokenRequest, Refusal>,
+        request_id: Option<&str>,
+        body: &[u8],
+        outcome: &Outcome,
+    ) {
         let Some(log) = &self.event_log else { return };
         let client_id = request.as_ref().ok().map(|request| request.credentials.client_id());
         let (result, origin, reuse) = match &outcome.decision {
@@ -159,6 +165,7 @@ impl Provider {
         };
         let line = json!({
             "at_ms": now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis(),
+            "request_id": request_id,
             "client_id": client_id,
             "grant_type": Params::lenient(body).value("grant_type"),
             "outcome": result,

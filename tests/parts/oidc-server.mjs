@@ -80,7 +80,8 @@ function clientCounts(id) {
 
 function note(event, ctx, more = {}) {
   const { params, client } = ctx?.oidc ?? {};
-  events.push({ at_ms: Date.now(), event, grant_type: params?.grant_type, client_id: client?.clientId, ...more });
+  const request_id = ctx?.get('x-request-id');
+  events.push({ at_ms: Date.now(), event, request_id, grant_type: params?.grant_type, client_id: client?.clientId, ...more });
 }
 
 function observe(provider) {

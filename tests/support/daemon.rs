@@ -75,7 +75,7 @@ impl Deployment {
 
     /// The binary in this folder, with an environment that holds nothing of the developer's.
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_perennial"));
+        let mut command = Command::new(binary());
         command.args(arguments);
         self.settle(&mut command);
         command.stdin(Stdio::null());
@@ -156,7 +156,7 @@ impl Deployment {
 
     /// Starts `perennial run` with more environment variables.
     pub(crate) async fn daemon_with(&self, variables: &[(&str, &str)]) -> Process {
-        Process::start(env!("CARGO_BIN_EXE_perennial"), ["run"], |command| {
+        Process::start(binary(), ["run"], |command| {
             self.settle(command);
             command.envs(variables.iter().copied());
         })
@@ -192,4 +192,15 @@ impl Deployment {
 pub(crate) async fn snapshot(store: &impl Store, id: &str) -> Snapshot {
     let id = ClientId::new(id).expect("a valid id");
     store.read(&id).await.expect("the table answers").decode(&id).expect("our own items decode")
+}
+
+/// The daemon's program. Cargo names it to tests; an example finds it beside its own folder.
+fn binary() -> PathBuf {
+    match option_env!("CARGO_BIN_EXE_perennial") {
+        Some(path) => path.into(),
+        None => {
+            let example = std::env::current_exe().expect("a program knows its own path");
+            example.ancestors().nth(2).expect("it lies in target/PROFILE/examples").join("perennial")
+        }
+    }
 }

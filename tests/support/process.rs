@@ -8,6 +8,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
@@ -110,6 +111,11 @@ impl Process {
     /// What the program has written to standard error.
     pub(crate) fn errors(&self) -> String {
         fs::read_to_string(self.errors.path()).unwrap_or_default()
+    }
+
+    /// The file that standard error goes to.
+    pub(crate) fn log(&self) -> &Path {
+        self.errors.path()
     }
 
     /// The program's process id, for signals and `/proc`.
