@@ -122,9 +122,10 @@ fn report(verdict: &Verdict, json: bool) {
     if !json {
         return println!("{}", verdict.summary());
     }
-    let fields = verdict.summary();
-    let fields = fields.split_whitespace().filter_map(|field| field.split_once('='));
-    let numbers =
-        fields.map(|(name, value)| (name.to_owned(), serde_json::json!(value.parse::<f64>().unwrap_or(0.0))));
+    let line = verdict.summary();
+    let fields = line.split_whitespace().filter_map(|field| field.split_once('='));
+    let numbers = fields.filter_map(|(name, value)| {
+        Some((name.to_owned(), serde_json::from_str::<serde_json::Value>(value).ok()?))
+    });
     println!("{}", serde_json::Value::Object(numbers.collect()));
 }
