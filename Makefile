@@ -13,7 +13,7 @@ ARGS ?=
 # How many storms `make sim` lives through.
 SEEDS ?= 1000
 
-.PHONY: help demo test sim chaos idle check bench clean-parts
+.PHONY: help demo test sim model chaos idle check bench clean-parts
 
 help: ## List these targets
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -26,7 +26,7 @@ demo: ## See it work: a strict provider, an embedded store, the daemon
 
 # The integration tests come last, so that a run ends with what they say. The examples are built because tests start
 # them as processes. Benches are left out: they have no test harness, and would run for minutes.
-test: ## Run all tests, against the real parts (fetched once, from npm)
+test: ## Run all tests, against the real parts (fetched once, from npm and PyPI)
 	scripts/parts.sh
 	$(CARGO) build --locked --examples
 	$(CARGO) test --locked --doc
@@ -36,6 +36,9 @@ test: ## Run all tests, against the real parts (fetched once, from npm)
 sim: ## Simulate a fleet through SEEDS storms, and a day of 100,000 clients
 	$(CARGO) build --locked --profile bench --no-default-features --example sim
 	@target/release/examples/sim --seeds $(SEEDS) $(ARGS)
+
+model: ## Model check the lease protocol with wider bounds than `make test` does
+	PERENNIAL_MODEL=deep $(CARGO) test --locked --test model -- --nocapture --test-threads 1 $(ARGS)
 
 idle: ## Measure what an idle fleet of 2, 10 and 50 tasks costs a month
 	$(CARGO) build --locked --profile bench --no-default-features --example idle

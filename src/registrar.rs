@@ -233,7 +233,8 @@ impl<S: Store> Registrar<'_, S> {
         id: &ClientId,
         plan: impl Fn(&Snapshot) -> Planned<T>,
     ) -> Result<T, RegistrarError> {
-        let mut pending: Option<(Change, T)> = None;
+        // All of them: one that is late may arrive when the next is under way.
+        let mut pending: Vec<(Change, T)> = Vec::new();
         let mut unanswered = None;
         for attempt in 0..TRIES {
             if attempt > 0 {
@@ -245,8 +246,8 @@ impl<S: Store> Registrar<'_, S> {
                 Err(error) if unanswered.is_none() => return Err(error.into()),
                 Err(error) => return Err(RegistrarError::Unanswered(id.clone(), error)),
             };
-            if let Some((_, told)) = pending.take_if(|(change, _)| landed(change, &partition)) {
-                return Ok(told);
+            if let Some(place) = pending.iter().position(|(change, _)| landed(change, &partition)) {
+                return Ok(pending.swap_remove(place).1);
             }
             unanswered = None;
             let (change, told) = plan(&partition.decode(id)?)?;
@@ -257,7 +258,7 @@ impl<S: Store> Registrar<'_, S> {
                 Err(error) if error.is_transient() => unanswered = Some(error),
                 Err(error) => return Err(error.into()),
             }
-            pending = Some((change, told));
+            pending.push((change, told));
         }
         Err(match unanswered {
             Some(error @ StoreError::Unavailable(_)) => RegistrarError::Unanswered(id.clone(), error),
