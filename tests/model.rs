@@ -30,7 +30,7 @@
 //! # Negative controls
 //!
 //! Each takes a part of the protocol away, in the interpreter or in the driver, and names the law that must then be
-//! seen broken. `cargo test --test model -- --nocapture` prints each one's shortest path.
+//! seen broken. `cargo test --test model -- --nocapture` prints a short path to each.
 //!
 //! What the bounds come to, in distinct states: `strict-pauses` 13,752; `strict-crash-provider` 41,705; `strict-store`
 //! 34,570; `strict-crash-store` 124,384; `strict-consent` 16,854; `strict-removal` 21,558; three tasks 19,467. Each run
@@ -116,7 +116,7 @@ fn holds(name: &str, fleet: &Fleet, events: &[Event]) {
 /// When taking the part away does not break that law.
 fn needs(part: Control, fleet: Fleet, law: &'static str) {
     let fleet = fleet.without(part);
-    // One thread: the path is the shortest one.
+    // One thread, breadth first: the path is among the shortest, and the same each time.
     let wanted = HasDiscoveries::AnyOf(BTreeSet::from([law]));
     let checker = fleet.checker().finish_when(wanted).spawn_bfs().join();
     let Some(path) = checker.discovery(law) else { panic!("without it ({part:?}) nothing breaks: {law}") };
