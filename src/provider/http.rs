@@ -23,9 +23,12 @@ use super::wire::{Answer, classify, retry_after};
 use super::{TokenEndpoint, TokenRequest};
 use crate::client::{ClientAuth, Grant, is_loopback};
 use crate::reply::{Reply, Tokens};
-use crate::time::Clock;
+use crate::time::{Clock, Sleep};
 
 type OAuthClient = BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
+
+/// How long an answer is looked for when its time is over. Part of the exchange's time, not on top of it.
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// What all providers have in common.
 #[derive(Clone, Copy, Debug)]
@@ -61,27 +64,55 @@ impl HttpEndpoint {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
         add_headers(&mut headers, token);
-        let sent = client
-            .request(parts.method, token.url.clone())
-            .headers(headers)
-            .body(body)
-            .timeout(token.timeout)
-            .send()
-            .await;
-        match sent {
-            Ok(response) => self.receive(response, token).await,
-            Err(error) => unsent_or_unknown(&error),
+        let mut expiry = self.clock.sleep(token.timeout.saturating_sub(LAST_LOOK));
+        let sending = client.request(parts.method, token.url.clone()).headers(headers).body(body).send();
+        match self.by(&mut expiry, sending).await {
+            Some(Ok(response)) => self.receive(response, token, &mut expiry).await,
+            Some(Err(error)) => unsent_or_unknown(&error),
+            None => Reply::Unknown { code: "timeout".into(), server_fault: false, after: None },
         }
     }
 
-    async fn receive(&self, mut response: reqwest::Response, token: &TokenRequest) -> Reply {
+    /// What comes before the expiry, or is found there in a last look after it. After a suspension the answer may
+    /// have been lying in the socket for long, and be the only copy of a grant: the client's own timeout would look at
+    /// its clock first, and throw the answer away.
+    async fn by<T>(&self, expiry: &mut Sleep, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        tokio::select! {
+            biased;
+            done = &mut work => return Some(done),
+            () = &mut *expiry => {}
+        }
+        // Polled once more at least, and left time to be woken by the connection's own task.
+        *expiry = Box::pin(std::future::ready(()));
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.clock.sleep(LAST_LOOK) => None,
+        }
+    }
+
+    async fn receive(
+        &self,
+        mut response: reqwest::Response,
+        token: &TokenRequest,
+        expiry: &mut Sleep,
+    ) -> Reply {
         let status = response.status();
         let header = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after(header, self.clock.now());
         let lost = |code: &str| Reply::Unknown { code: code.into(), server_fault: false, after: retry_after };
         let mut body = zeroize::Zeroizing::new(Vec::new());
         loop {
-            match response.chunk().await {
+            let Some(read) = self.by(expiry, response.chunk()).await else {
+                // A status that says enough by itself.
+                if !status.is_success() {
+                    body.clear();
+                    break;
+                }
+                return lost("timeout");
+            };
+            match read {
                 Ok(Some(chunk)) if body.len() + chunk.len() > token.max_response => {
                     if status.is_success() {
                         return lost("response_too_large");
@@ -92,12 +123,10 @@ impl HttpEndpoint {
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break,
-                // A status that says enough by itself.
                 Err(_) if !status.is_success() => {
                     body.clear();
                     break;
                 }
-                Err(error) if error.is_timeout() => return lost("timeout"),
                 Err(_) => return lost("body_cut_short"),
             }
         }
@@ -265,7 +294,7 @@ fn unsent_or_unknown(error: &reqwest::Error) -> Reply {
 mod tests {
     use std::collections::BTreeMap;
     use std::io::{Read, Write};
-    use std::net::TcpListener;
+    use std::net::{TcpListener, TcpStream};
     use std::sync::mpsc;
 
     use super::*;
@@ -280,17 +309,36 @@ mod tests {
         std::thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.expect("a connection");
-                let mut request = Vec::new();
-                let mut buffer = [0; 4096];
-                while !is_whole(&request) {
-                    let read = stream.read(&mut buffer).expect("readable");
-                    request.extend_from_slice(&buffer[..read]);
-                }
-                sender.send(String::from_utf8_lossy(&request).into_owned()).expect("the test waits");
+                sender.send(asked(&mut stream)).expect("the test waits");
                 stream.write_all(answer.as_bytes()).expect("writable");
             }
         });
         (Url::parse(&url).expect("a url"), requests)
+    }
+
+    /// Sends this, and then nothing any more.
+    fn silent_after(answer: &'static str) -> Url {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}/token", listener.local_addr().expect("bound"));
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            asked(&mut stream);
+            stream.write_all(answer.as_bytes()).expect("writable");
+            // Stays open, even if the other side has said all that it had to say.
+            std::mem::forget(stream);
+        });
+        Url::parse(&url).expect("a url")
+    }
+
+    /// A whole request.
+    fn asked(stream: &mut TcpStream) -> String {
+        let mut request = Vec::new();
+        let mut buffer = [0; 4096];
+        while !is_whole(&request) {
+            let read = stream.read(&mut buffer).expect("readable");
+            request.extend_from_slice(&buffer[..read]);
+        }
+        String::from_utf8_lossy(&request).into_owned()
     }
 
     fn is_whole(request: &[u8]) -> bool {
@@ -359,6 +407,40 @@ mod tests {
         let asked = requests.try_recv().expect("one request");
         assert!(asked.contains("client_secret=a%2Fb%2Bc") && !asked.contains("authorization:"), "{asked}");
         assert!(requests.try_recv().is_err(), "a rotating refresh token would have been sent twice");
+    }
+
+    /// As after SIGCONT: the time of the exchange is long over, and its answer lies in the socket.
+    #[tokio::test]
+    async fn an_answer_that_came_while_the_process_was_suspended_is_heard() {
+        for answer in [
+            "HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"access_token\":\"a\"}",
+            "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{\"access_token\":\"a\"}",
+        ] {
+            let (url, requests) = server(answer);
+            let timeout = Duration::from_millis(500);
+            let request = TokenRequest { timeout, ..request(url, ClientAuth::None) };
+            let suspend = async {
+                while requests.try_recv().is_err() {
+                    tokio::task::yield_now().await;
+                }
+                #[expect(clippy::disallowed_methods, reason = "the whole process stands still")]
+                std::thread::sleep(timeout * 2);
+            };
+            let (reply, ()) = tokio::join!(send(&request), suspend);
+            assert!(matches!(reply, Reply::Granted(_)), "{reply:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_come_in_time_is_not_waited_for() {
+        let never = ["HTTP/1.1 200 OK\r\ncontent-length: 20\r\n\r\n{\"access_", ""];
+        for answer in never {
+            let url = silent_after(answer);
+            let request =
+                TokenRequest { timeout: Duration::from_millis(300), ..request(url, ClientAuth::None) };
+            let lost = Reply::Unknown { code: "timeout".into(), server_fault: false, after: None };
+            assert_eq!(send(&request).await, lost);
+        }
     }
 
     #[tokio::test]
