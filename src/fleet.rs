@@ -203,7 +203,7 @@ fn activate(phase: &watch::Sender<Phase>) {
 /// its next look.
 async fn replay_now_and_then<S: Store>(spill: &Spill, store: &S, clock: &dyn Clock, interval: Duration) {
     loop {
-        if let Err(error) = spill::replay_all(spill, store).await {
+        if let (_, Some(error)) = spill::replay_all(spill, store).await {
             error!(alarm = "spill_unreadable", %error, "the spill does not answer: trying again");
         }
         clock.sleep(interval).await;

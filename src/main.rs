@@ -8,7 +8,12 @@ use perennial::cli::{self, Cli};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(cli::run(cli)),
+        Ok(runtime) => {
+            let code = runtime.block_on(cli::run(cli));
+            // A file system that hangs must not keep the process.
+            runtime.shutdown_background();
+            code
+        }
         Err(error) => cli::fail(&anyhow::Error::new(error).context("starting the runtime")),
     }
 }

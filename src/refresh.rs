@@ -24,7 +24,7 @@ use crate::plan::{Backoff, Lifetimes, Timing, backoff, schedule};
 use crate::provider::{TokenEndpoint, TokenRequest};
 use crate::record::{Gen, Lease, Malformed, Snapshot, Token, decode_lease};
 use crate::reply::{Reply, Tokens};
-use crate::spill::{Name, Record, Spill};
+use crate::spill::{Name, Record, Spill, SpillError, Taken};
 use crate::store::{Applied, Store, StoreError};
 use crate::time::{Clock, Moment, Timestamp};
 
@@ -206,11 +206,24 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
             Ok(held) => held,
             Err(report) => return report,
         };
+        // Before the read: a record that is gone by now was stored before that, and the read finds its tokens.
+        let spilled = self.look_in_spill(&held, known).await;
         let read = match self.read(held.id, begun).await {
             Ok(read) => read,
             Err(Unread::NoAnswer(error)) => return self.give_up(&held, Some(known.clone()), &error).await,
             Err(Unread::Malformed(malformed)) => return self.set_aside(&held, known, &malformed).await,
         };
+        if let Ok(Some(record)) = &spilled
+            && let Some(client) = outcome::takes_spilled(
+                record.generation,
+                &record.commit.binding,
+                &read,
+                &held.lease,
+                provider,
+            )
+        {
+            return self.commit_spilled(&held, client, read.token.is_some(), record).await;
+        }
         let (backoff, now, unit) = (&self.policy.backoff, self.clock.now(), self.entropy.unit());
         let known = Known::of(read.clone());
         let attempt = match outcome::after_read(read, &held.lease, provider, backoff, begun, now, unit) {
@@ -221,10 +234,11 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                 return Report::unread(Outcome::Conflict);
             }
         };
-        match self.look_in_spill(&held, &attempt).await {
-            Ok(None) => {}
-            Ok(Some(record)) => return self.commit_spilled(&held, attempt, record).await,
-            Err(release) => return self.release(&held, known, release, None).await,
+        if let (Err(error), Some(_)) = (spilled, attempt.begins_with().filter(|_| attempt.risk.rotates)) {
+            error!(alarm = "spill_unreadable", %error, "in doubt, and the spill does not say: nothing is sent");
+            let (now, unit) = (self.clock.now(), self.entropy.unit());
+            let release = outcome::unread_spill(&attempt, backoff, now, unit);
+            return self.release(&held, known, release, None).await;
         }
         if self.clock.moment().since(begun) > self.policy.timing.window() {
             return self.give_up(&held, known, "the send window was missed").await;
@@ -286,37 +300,38 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
 
     /// A token in doubt may have its successor in the spill: then that is stored, and nothing is sent. A spill that
     /// does not answer may hold it, and sending the old token might kill it: better late than lost.
-    async fn look_in_spill(&self, held: &Held<'_>, attempt: &Attempt) -> Result<Option<Record>, Release> {
-        if !self.spill.is_configured() || attempt.begins_with().is_none() {
+    async fn look_in_spill(&self, held: &Held<'_>, known: &Known) -> Result<Option<Record>, SpillError> {
+        let at_stake = held.provider.rotates && known.client.grant.needs_refresh_token();
+        if !at_stake || held.lease.doubt.is_none() {
             return Ok(None);
         }
-        match self.spill.find(held.id, attempt.tok_gen()).await {
-            Ok(found) => Ok(found.filter(|record| {
-                outcome::may_be_stored(record.generation, &record.commit.binding, attempt, held.provider)
-            })),
-            Err(error) => {
-                error!(alarm = "spill_unreadable", %error, "in doubt, and the spill does not say: nothing is sent");
-                let (now, unit) = (self.clock.now(), self.entropy.unit());
-                Err(outcome::unread_spill(attempt, &self.policy.backoff, now, unit))
-            }
+        let patience = self.policy.timing.window() / 2;
+        tokio::select! {
+            biased;
+            found = self.spill.find(held.id, known.token.generation) => found,
+            () = self.clock.sleep(patience) => Err(SpillError::Place("no answer within half the send window".into())),
         }
     }
 
     /// Stores what another attempt was granted, under this attempt's generation: so the lease is spent at once, and
     /// that other attempt, if it still lives, finds itself superseded by its own tokens.
-    async fn commit_spilled(&self, held: &Held<'_>, attempt: Attempt, record: Record) -> Report {
+    async fn commit_spilled(
+        &self,
+        held: &Held<'_>,
+        client: Client,
+        item_exists: bool,
+        record: &Record,
+    ) -> Report {
         warn!(
             spilled = record.generation.0,
             "the answer of a lost attempt was in the spill: storing it, nothing is sent"
         );
-        let name = record.name();
-        let item_exists = attempt.token.is_some();
-        let commit =
-            Commit { generation: held.lease.generation, now: self.clock.now(), item_exists, ..record.commit };
+        let generation = held.lease.generation;
+        let commit = Commit { generation, now: self.clock.now(), item_exists, ..record.commit.clone() };
         let outcome = self.persist(held.id, &commit).await;
-        self.clear_spill(&name).await;
+        self.clear_spill(&record.name()).await;
         let known = (outcome == Outcome::Refreshed && self.within_lease(held))
-            .then(|| committed(held, attempt, &commit));
+            .then(|| committed(held, client, &commit));
         Report { outcome, known, reply: None }
     }
 
@@ -389,7 +404,8 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let outcome = self.persist(held.id, &commit).await;
         // Past its lease somebody else may have acquired: what stands there now has to be read.
         let punctual = self.within_lease(held);
-        let known = (outcome == Outcome::Refreshed && punctual).then(|| committed(held, attempt, &commit));
+        let known =
+            (outcome == Outcome::Refreshed && punctual).then(|| committed(held, attempt.client, &commit));
         Report { outcome, known, reply }
     }
 
@@ -409,11 +425,12 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         }
     }
 
-    /// Writes until the table has answered. What it does not take for a while, or refuses, also goes to the spill.
+    /// Writes until the table has answered. What it does not take for a while, or refuses, also goes to the spill,
+    /// beside the pauses between the writes.
     async fn persist(&self, id: &ClientId, commit: &Commit) -> Outcome {
         let change = lease::commit(id, commit);
         let record = Record::of(id, commit);
-        let (begun, mut failures, mut spilled) = (self.clock.moment(), 0_u32, None);
+        let (begun, mut failures, mut spilled) = (self.clock.moment(), 0_u32, Spilled::default());
         let outcome = loop {
             match self.store.apply(&change).await {
                 Ok(Applied::Committed) => break Outcome::Refreshed,
@@ -422,39 +439,41 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                     failures += 1;
                     complain(&error, failures);
                     let hopeless = !error.is_transient() || self.clock.moment().since(begun) >= SPILL_AFTER;
-                    if hopeless && self.spill.is_configured() && spilled != Some(true) {
-                        spilled = Some(self.put_in_spill(&record).await);
-                    }
                     let longest = Duration::from_secs(5).min(Duration::from_millis(100) * failures.min(50));
-                    self.clock.sleep(longest.mul_f64(0.5 + self.entropy.unit() / 2.0)).await;
+                    let pause = self.clock.sleep(longest.mul_f64(0.5 + self.entropy.unit() / 2.0));
+                    if hopeless && self.spill.is_configured() && !spilled.done {
+                        tokio::join!(self.put_in_spill(&record, &mut spilled), pause);
+                    } else {
+                        pause.await;
+                    }
                 }
             }
         };
-        if spilled.is_some() {
+        if spilled.tries > 0 {
             self.clear_spill(&record.name()).await;
         }
         outcome
     }
 
-    /// Whether every place has taken it: one that has not may be the only one that outlives this machine.
-    async fn put_in_spill(&self, record: &Record) -> bool {
-        let put = self.spill.put(record).await;
-        match &put {
+    /// Until every place has taken it: one that has not may be the only one that outlives this machine.
+    async fn put_in_spill(&self, record: &Record, spilled: &mut Spilled) {
+        spilled.tries += 1;
+        match self.spill.put(record, &mut spilled.taken).await {
             Ok(()) => {
+                spilled.done = true;
                 error!(
                     alarm = "spilled",
                     "the table does not take new tokens: they are in the spill as well"
                 );
             }
-            Err(error) => {
-                error!(
-                    alarm = "spill_failed",
-                    %error,
-                    "the table does not take new tokens, nor does every place of the spill: trying on"
-                );
-            }
+            Err(error) if spilled.tries == 1 || spilled.tries.is_multiple_of(20) => error!(
+                alarm = "spill_failed",
+                %error,
+                tries = spilled.tries,
+                "the table does not take new tokens, nor does every place of the spill: trying on"
+            ),
+            Err(error) => debug!(%error, "the spill does not take new tokens yet"),
         }
-        put.is_ok()
     }
 
     /// A record that stays is found to be superseded by whoever replays it.
@@ -530,6 +549,14 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     }
 }
 
+/// How far an answer is on its way into the spill.
+#[derive(Default)]
+struct Spilled {
+    tries: u32,
+    taken: Taken,
+    done: bool,
+}
+
 /// Why there is no partition to judge.
 enum Unread {
     NoAnswer(String),
@@ -572,7 +599,7 @@ fn superseded(found: &[Option<Item>], generation: Gen) -> Outcome {
     }
 }
 
-fn committed(held: &Held<'_>, attempt: Attempt, commit: &Commit) -> Known {
+fn committed(held: &Held<'_>, client: Client, commit: &Commit) -> Known {
     let token = Token {
         generation: commit.generation,
         binding: Some(commit.binding.clone()),
@@ -580,7 +607,7 @@ fn committed(held: &Held<'_>, attempt: Attempt, commit: &Commit) -> Known {
         refresh_at: Some(commit.refresh_at),
         ..Token::stub(commit.generation)
     };
-    let client = Arc::new(Client { client_secret: None, ..attempt.client });
+    let client = Arc::new(Client { client_secret: None, ..client });
     Known { client, lease: held.lease.clone(), token }
 }
 

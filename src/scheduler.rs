@@ -601,6 +601,13 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let Some(place) = self.place_mut(slot) else { return };
         place.epoch = epoch;
         self.heap.push(Reverse(Entry { at, slot, epoch }));
+        // Void entries stay until their time: reconciliations would pile them up for tokens that live for weeks.
+        if self.heap.len() > 2 * self.slots.len() + 1024 {
+            let slots = &self.slots;
+            self.heap.retain(|Reverse(entry)| {
+                slots[entry.slot as usize].as_ref().is_some_and(|place| place.epoch == entry.epoch)
+            });
+        }
     }
 
     fn start(&mut self, slot: u32, pass: Pass) {

@@ -14,20 +14,27 @@ mod memory;
 mod record;
 mod replay;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use futures_util::future::join_all;
+use tracing::warn;
 
 pub use bucket::{Bucket, BucketAddress};
 pub use directory::Directory;
 pub use memory::Memory;
 pub use record::Record;
-pub use replay::{Replayed, replay, replay_all};
+pub use replay::{Replayed, Told, replay, replay_all};
 
 use crate::client::ClientId;
 use crate::record::Gen;
 use crate::seal::{LocalKeys, SealError};
-use crate::time::{Clock, Timestamp};
+use crate::time::Clock;
+
+/// How long a place may take to answer.
+const PATIENCE: Duration = Duration::from_secs(4);
 
 /// A record that is older than this is refused: nobody knows any more what has happened since.
 pub const OLDEST: Duration = Duration::from_secs(60 * 24 * 3600);
@@ -42,6 +49,14 @@ pub struct Name {
 }
 
 impl Name {
+    /// Of a folder with records of one client.
+    fn client_of(folder: &str) -> Option<ClientId> {
+        let pairs = (0..folder.len()).step_by(2);
+        let bytes: Option<Vec<u8>> =
+            pairs.map(|at| u8::from_str_radix(folder.get(at..at + 2)?, 16).ok()).collect();
+        ClientId::new(String::from_utf8(bytes?).ok()?).ok()
+    }
+
     /// As files and objects are called: the id in hexadecimal, which every place can spell.
     fn path(&self) -> String {
         format!("{}/{:020}.jwe", folder(&self.client), self.generation.0.max(0))
@@ -49,12 +64,10 @@ impl Name {
 
     fn parse(path: &str) -> Option<Self> {
         let (folder, file) = path.split_once('/')?;
-        let bytes: Option<Vec<u8>> = (0..folder.len())
-            .step_by(2)
-            .map(|at| u8::from_str_radix(folder.get(at..at + 2)?, 16).ok())
-            .collect();
-        let client = ClientId::new(String::from_utf8(bytes?).ok()?).ok()?;
-        Some(Self { client, generation: Gen(file.strip_suffix(".jwe")?.parse().ok()?) })
+        Some(Self {
+            client: Self::client_of(folder)?,
+            generation: Gen(file.strip_suffix(".jwe")?.parse().ok()?),
+        })
     }
 }
 
@@ -96,6 +109,16 @@ pub enum Place {
     Memory(Memory),
 }
 
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(place) => place.fmt(f),
+            Self::Bucket(place) => place.fmt(f),
+            Self::Memory(_) => f.write_str("memory"),
+        }
+    }
+}
+
 impl Place {
     async fn put(&self, name: &Name, sealed: &str) -> Result<(), SpillError> {
         match self {
@@ -134,101 +157,122 @@ impl Place {
 
 /// The places that are configured, and the keys of what lies there.
 #[derive(Clone)]
-pub struct Spill {
+pub struct Spill(Option<Configured>);
+
+#[derive(Clone)]
+struct Configured {
     places: Vec<Place>,
-    keys: Option<LocalKeys>,
+    keys: LocalKeys,
     table: String,
-    clock: Option<Arc<dyn Clock>>,
+    clock: Arc<dyn Clock>,
 }
+
+/// The places that have taken a record.
+#[derive(Debug, Default)]
+pub struct Taken(BTreeSet<usize>);
 
 impl Spill {
     /// Nowhere.
     pub fn none() -> Self {
-        Self { places: Vec::new(), keys: None, table: String::new(), clock: None }
+        Self(None)
     }
 
     /// Tokens of this table, into all of these places.
     pub fn new(places: Vec<Place>, keys: LocalKeys, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
-        Self { places, keys: Some(keys), table: table.into(), clock: Some(clock) }
+        Self(Some(Configured { places, keys, table: table.into(), clock }))
     }
 
     /// Whether there is anywhere to put anything.
     pub fn is_configured(&self) -> bool {
-        !self.places.is_empty()
+        self.0.is_some()
     }
 
     /// The buckets among its places.
     pub fn buckets(&self) -> impl Iterator<Item = &Bucket> {
-        self.places
-            .iter()
-            .filter_map(|place| if let Place::Bucket(bucket) = place { Some(bucket) } else { None })
+        self.places().iter().filter_map(|place| match place {
+            Place::Bucket(bucket) => Some(bucket),
+            _ => None,
+        })
     }
 
-    fn now(&self) -> Timestamp {
-        self.clock.as_ref().map_or(Timestamp::EPOCH, |clock| clock.now())
+    fn places(&self) -> &[Place] {
+        self.0.as_ref().map_or(&[], |configured| &configured.places)
     }
 
-    /// Puts a record into every place.
+    /// Puts a record into every place that has not taken it yet, into all at once.
     ///
     /// # Errors
-    /// Where one of them did not take it, after all were asked. Putting it again is no harm.
-    pub async fn put(&self, record: &Record) -> Result<(), SpillError> {
-        let Some(keys) = &self.keys else { return Err(SpillError::Place("no spill is configured".into())) };
+    /// Where one of them did not take it: it is to be put again.
+    pub async fn put(&self, record: &Record, taken: &mut Taken) -> Result<(), SpillError> {
+        let Some(configured) = &self.0 else { return Ok(()) };
         let name = record.name();
-        let sealed = record.seal(keys, &self.table, self.now());
+        let sealed = record.seal(&configured.keys, &configured.table, configured.clock.now());
         let sealed = sealed.map_err(|error| SpillError::Sealed(name.clone(), error))?;
+        let missing = configured.places.iter().enumerate().filter(|(place, _)| !taken.0.contains(place));
+        let puts = missing
+            .map(async |(number, place)| (number, configured.ask(place, place.put(&name, &sealed)).await));
         let mut outcome = Ok(());
-        for place in &self.places {
-            outcome = outcome.and(place.put(&name, &sealed).await);
+        for (number, put) in join_all(puts).await {
+            match put {
+                Ok(()) => drop(taken.0.insert(number)),
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
         }
         outcome
     }
 
-    /// The newest record of a client whose generation is above this one.
+    /// The newest record of a client whose generation is above this one. One that is too old to be believed is none.
     ///
     /// # Errors
     /// Where a place does not answer, or a record in it does not open: there may be one.
     pub async fn find(&self, client: &ClientId, above: Gen) -> Result<Option<Record>, SpillError> {
+        let Some(configured) = &self.0 else { return Ok(None) };
         let mut newest: Option<Record> = None;
-        for place in &self.places {
-            let names = place.list(Some(client)).await?;
+        for place in &configured.places {
+            let names = configured.ask(place, place.list(Some(client))).await?;
             let Some(name) = names.into_iter().filter(|name| name.generation > above).max() else { continue };
             if newest.as_ref().is_some_and(|record| record.generation >= name.generation) {
                 continue;
             }
-            newest = self.fetch(place, &name).await?.or(newest);
+            match configured.fetch(place, &name).await {
+                Ok(found) => newest = found.or(newest),
+                Err(SpillError::TooOld(name)) => {
+                    warn!(%name, "a record in the spill is too old, and passed over")
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(newest)
     }
 
-    /// Every record there is, in every place, opened or with what is wrong with it.
-    ///
-    /// # Errors
-    /// Where a place does not answer.
-    pub async fn all(&self) -> Result<Vec<(Name, Result<Record, SpillError>)>, SpillError> {
-        let mut found = std::collections::BTreeMap::new();
-        for place in &self.places {
-            for name in place.list(None).await? {
-                if matches!(found.get(&name), Some(Ok(_))) {
-                    continue;
-                }
-                match self.fetch(place, &name).await {
-                    Ok(Some(record)) => drop(found.insert(name, Ok(record))),
-                    Ok(None) => {}
-                    Err(error) => drop(found.insert(name, Err(error))),
-                }
+    /// The names of all records; and why there may be more, where a place did not answer.
+    pub async fn names(&self) -> (BTreeSet<Name>, Option<SpillError>) {
+        let (mut names, mut silent) = (BTreeSet::new(), None);
+        for place in self.places() {
+            let Some(configured) = &self.0 else { break };
+            match configured.ask(place, place.list(None)).await {
+                Ok(found) => names.extend(found),
+                Err(error) => silent = silent.or(Some(error)),
             }
         }
-        Ok(found.into_iter().collect())
+        (names, silent)
     }
 
-    async fn fetch(&self, place: &Place, name: &Name) -> Result<Option<Record>, SpillError> {
-        let (Some(keys), Some(sealed)) = (&self.keys, place.fetch(name).await?) else { return Ok(None) };
-        let (record, sealed_at) = Record::open(&sealed, name, keys, &self.table)?;
-        if self.now().since(sealed_at) > OLDEST {
-            return Err(SpillError::TooOld(name.clone()));
+    /// A record, from the first place that has it and opens it; `None` where it is in none any more.
+    ///
+    /// # Errors
+    /// Where no place has given it, and one of them may have it.
+    pub async fn record(&self, name: &Name) -> Result<Option<Record>, SpillError> {
+        let mut outcome = Ok(None);
+        for place in self.places() {
+            let Some(configured) = &self.0 else { break };
+            match configured.fetch(place, name).await {
+                Ok(Some(record)) => return Ok(Some(record)),
+                Ok(None) => {}
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
         }
-        Ok(Some(record))
+        outcome
     }
 
     /// Removes a record from every place; one that is not there is no error.
@@ -237,16 +281,41 @@ impl Spill {
     /// Where a place does not answer: what is left there is found to be superseded another time.
     pub async fn remove(&self, name: &Name) -> Result<(), SpillError> {
         let mut outcome = Ok(());
-        for place in &self.places {
-            outcome = outcome.and(place.remove(name).await);
+        for place in self.places() {
+            let Some(configured) = &self.0 else { break };
+            outcome = outcome.and(configured.ask(place, place.remove(name)).await);
         }
         outcome
     }
 }
 
+impl Configured {
+    async fn fetch(&self, place: &Place, name: &Name) -> Result<Option<Record>, SpillError> {
+        let Some(sealed) = self.ask(place, place.fetch(name)).await? else { return Ok(None) };
+        let (record, sealed_at) = Record::open(&sealed, name, &self.keys, &self.table)?;
+        if self.clock.now().since(sealed_at) > OLDEST {
+            return Err(SpillError::TooOld(name.clone()));
+        }
+        Ok(Some(record))
+    }
+
+    /// A network file system may never answer: nobody waits for it for ever.
+    async fn ask<T>(
+        &self,
+        place: &Place,
+        work: impl Future<Output = Result<T, SpillError>>,
+    ) -> Result<T, SpillError> {
+        tokio::select! {
+            biased;
+            done = work => done,
+            () = self.clock.sleep(PATIENCE) => Err(SpillError::Place(format!("{place}: no answer for {PATIENCE:?}"))),
+        }
+    }
+}
+
 impl fmt::Debug for Spill {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Spill").field("places", &self.places).finish_non_exhaustive()
+        f.debug_struct("Spill").field("places", &self.places()).finish_non_exhaustive()
     }
 }
 
@@ -256,7 +325,7 @@ mod tests {
 
     #[test]
     fn names_survive_their_paths_whatever_an_id_is_made_of() {
-        let client = ClientId::new("crm:7/../x").or_else(|_| ClientId::new("crm-7")).expect("an id");
+        let client = ClientId::new("a..b._:@-Z9").expect("an id");
         let name = Name { client, generation: Gen(42) };
         assert!(!name.path().contains("..") && name.path().matches('/').count() == 1, "{}", name.path());
         assert_eq!(Name::parse(&name.path()), Some(name));

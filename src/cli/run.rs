@@ -22,7 +22,7 @@ use crate::record::Tally;
 use crate::refresh::{Policy, Refresher};
 use crate::scheduler::{Once, Parts, Scheduler, Settings, Summary};
 use crate::shutdown::Shutdown;
-use crate::spill::Spill;
+use crate::spill::{Spill, replay_all};
 use crate::store::{DynamoStore, TableError, Vitals, table};
 use crate::telemetry;
 use crate::time::{Clock, Moment};
@@ -113,6 +113,9 @@ impl Run {
     ) -> anyhow::Result<ExitCode> {
         let shards = config.store.shards;
         table::preflight(&parts.store, shards).await.context("the table cannot be used")?;
+        if let (_, Some(error)) = replay_all(parts.refresher.spill(), parts.store.as_ref()).await {
+            error!(alarm = "spill_unreadable", %error, "the spill does not answer");
+        }
         let (sender, commands) = mpsc::channel(CHANNEL);
         let mut listing = Listing::new(Arc::clone(&parts.store), Arc::clone(&parts.clock), sender);
         let (_, permit) = watch::channel(Moment::MAX);

@@ -47,10 +47,12 @@ impl SpillCommand {
 }
 
 async fn list(spill: &Spill, options: &Options) -> anyhow::Result<ExitCode> {
-    for (name, record) in spill.all().await? {
+    let (names, silent) = spill.names().await;
+    for name in names {
         let (client, generation) = (&name.client, name.generation.0);
-        let (expires_at, problem) = match record {
-            Ok(record) => (Some(record.commit.expires_at.to_string()), None),
+        let (expires_at, problem) = match spill.record(&name).await {
+            Ok(None) => continue,
+            Ok(Some(record)) => (Some(record.commit.expires_at.to_string()), None),
             Err(problem) => (None, Some(problem.to_string())),
         };
         if options.json {
@@ -62,13 +64,14 @@ async fn list(spill: &Spill, options: &Options) -> anyhow::Result<ExitCode> {
             output::line(format_args!("{:<28} {generation:<8} {state}", client.as_str()))?;
         }
     }
-    Ok(ExitCode::SUCCESS)
+    silent.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
 }
 
 async fn replay(spill: &Spill, app: &App, options: &Options) -> anyhow::Result<ExitCode> {
     let store = app.store().await?;
     let mut clean = true;
-    for (name, outcome) in spill::replay_all(spill, &store).await? {
+    let (told, silent) = spill::replay_all(spill, &store).await;
+    for (name, outcome) in told {
         clean &= outcome.as_ref().is_ok_and(|outcome| outcome.is_done());
         let (client, generation) = (name.client.as_str(), name.generation.0);
         let told = outcome.map(spill::Replayed::as_str);
@@ -82,7 +85,10 @@ async fn replay(spill: &Spill, app: &App, options: &Options) -> anyhow::Result<E
             output::line(format_args!("{client:<28} {generation:<8} {told}"))?;
         }
     }
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    match silent {
+        Some(error) => Err(error.into()),
+        None => Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+    }
 }
 
 /// The spill that the configuration describes.

@@ -46,13 +46,14 @@ pub struct Listing<S> {
 }
 
 /// What is known of a shard.
+#[derive(Default)]
 struct Shard {
     /// The join stamp with which each client was last seen.
     seen: BTreeMap<ClientId, Timestamp>,
     /// The same of each tombstone.
     buried: BTreeMap<ClientId, Timestamp>,
-    /// When the last good look at it began.
-    last_good: Timestamp,
+    /// When the last good look at it began; none while it has not been listed to its end.
+    last_good: Option<Timestamp>,
 }
 
 /// What a full listing found.
@@ -135,7 +136,7 @@ impl<S: Store> Listing<S> {
         }
         let mut census = Census::default();
         for shard in wanted {
-            if !self.shards.contains_key(shard) {
+            if !self.is_listed(*shard) {
                 census.add(self.list_in_full(*shard).await?);
             }
         }
@@ -155,13 +156,17 @@ impl<S: Store> Listing<S> {
         Ok(census)
     }
 
+    fn is_listed(&self, shard: u32) -> bool {
+        self.shards.get(&shard).is_some_and(|known| known.last_good.is_some())
+    }
+
     async fn list_in_full(&mut self, shard: u32) -> Result<Census, ListingError> {
-        let last_good = self.clock.now();
+        let last_good = Some(self.clock.now());
         let rows = self.list(shard, None).await?;
-        let found = self.learn(&rows).await?;
+        let before: Vec<_> = self.shards.entry(shard).or_default().seen.keys().cloned().collect();
+        let found = self.learn(shard, &rows).await?;
         self.unlist(&found.removed).await;
-        let before = self.shards.remove(&shard).map(|known| known.seen).unwrap_or_default();
-        let gone: Vec<_> = before.into_keys().filter(|id| !found.listed.contains_key(id)).collect();
+        let gone: Vec<_> = before.into_iter().filter(|id| !found.listed.contains_key(id)).collect();
         let census = Census { clients: found.listed.len(), skipped: found.skipped, forgotten: gone.len() };
         self.shards.insert(shard, Shard { seen: found.listed, buried: found.removed, last_good });
         for id in gone {
@@ -179,15 +184,16 @@ impl<S: Store> Listing<S> {
         for shard in self.shards.keys().copied().collect::<Vec<_>>() {
             let began = self.clock.now();
             let Some(known) = self.shards.get(&shard) else { continue };
-            let mut rows = self.list(shard, Some(known.last_good.minus(LOOK_BACK))).await?;
+            let since = known.last_good.map(|last_good| last_good.minus(LOOK_BACK));
+            let mut rows = self.list(shard, since).await?;
             rows.retain(|row| client_of(row).is_some_and(|id| known.is_news(&id, row.joined)));
-            let found = self.learn(&rows).await?;
+            let found = self.learn(shard, &rows).await?;
             let Some(known) = self.shards.get_mut(&shard) else { continue };
             let gone = found.removed.keys().filter(|id| known.seen.remove(*id).is_some()).count();
             news += found.listed.len() + gone;
             known.seen.extend(found.listed);
             known.buried.extend(found.removed);
-            known.last_good = began;
+            known.last_good = Some(began);
         }
         Ok(news)
     }
@@ -238,7 +244,7 @@ impl<S: Store> Listing<S> {
             let Census { clients, skipped, forgotten } = self.reconcile().await?;
             info!(clients, skipped, forgotten, "reconciled with the table");
         }
-        if !self.shards.keys().eq(wanted) {
+        if !self.shards.keys().eq(wanted) || !wanted.iter().all(|shard| self.is_listed(*shard)) {
             let Census { clients, skipped, .. } = self.care_for(wanted).await?;
             info!(shards = wanted.len(), clients, skipped, "warm: the clients of these shards are known");
             return Ok(());
@@ -274,8 +280,9 @@ impl<S: Store> Listing<S> {
         }
     }
 
-    /// Reads the clients of these rows and tells the scheduler.
-    async fn learn(&self, rows: &[IndexRow]) -> Result<Found, ListingError> {
+    /// Reads the clients of these rows and tells the scheduler. Whoever it has been told of is in the shard's account at
+    /// once: a listing that fails half-way may be the last of it.
+    async fn learn(&mut self, shard: u32, rows: &[IndexRow]) -> Result<Found, ListingError> {
         let mut found = Found::default();
         for batch in rows.chunks(BATCH) {
             // A long listing is no standstill.
@@ -305,6 +312,9 @@ impl<S: Store> Listing<S> {
                         true
                     }
                 };
+                if live && let Some(known) = self.shards.get_mut(&shard) {
+                    known.seen.insert(id.clone(), joined);
+                }
                 if live { &mut found.listed } else { &mut found.removed }.insert(id, joined);
             }
         }

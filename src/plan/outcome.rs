@@ -115,12 +115,20 @@ pub fn after_read(
     }
 }
 
-/// Whether tokens that an earlier attempt was granted and could not store may be stored now: newer than what stands
-/// there, not from the future, and of this registration.
-pub fn may_be_stored(granted: Gen, binding: &Binding, attempt: &Attempt, provider: &Provider) -> bool {
-    granted > attempt.tok_gen()
-        && granted <= attempt.lease.generation
-        && *binding == attempt.client.binding(provider)
+/// The client whose tokens these are, where an earlier attempt was granted them, could not store them, and they may be
+/// stored now: the lease is held, they are newer than what stands there, and of this registration.
+pub fn takes_spilled(
+    granted: Gen,
+    binding: &Binding,
+    read: &Snapshot,
+    held: &Lease,
+    provider: &Provider,
+) -> Option<Client> {
+    let client = read.client()?;
+    let holds = read.lease.as_ref().is_some_and(|lease| lease.generation == held.generation);
+    let newer = read.tok_gen() < granted && granted < held.generation;
+    let same = client.provider == provider.name && *binding == client.binding(provider);
+    (holds && newer && same).then(|| client.clone())
 }
 
 /// The end of an attempt that could not learn whether the answer of the one before is still somewhere.

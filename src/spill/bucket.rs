@@ -1,6 +1,7 @@
 //! Records as objects in an S3 bucket, which outlives the task. Versioned, so that a removal can be undone.
 
 use std::error::Error;
+use std::fmt;
 use std::time::Duration;
 
 use aws_sdk_s3::Client;
@@ -16,7 +17,7 @@ use crate::client::ClientId;
 
 /// A put of some kilobytes takes tens of milliseconds.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
-/// The whole call, retries included: it fits into the send window.
+/// The whole call, retries included.
 const OPERATION_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// Where a bucket is.
@@ -70,7 +71,7 @@ impl Bucket {
     }
 
     fn failed(&self, error: &(dyn Error + 'static)) -> SpillError {
-        SpillError::Place(format!("spill.s3_bucket = {:?}: {}", self.address.bucket, aws::chain(error)))
+        SpillError::Place(format!("{self}: {}", aws::chain(error)))
     }
 
     pub(super) async fn put(&self, name: &Name, sealed: &str) -> Result<(), SpillError> {
@@ -110,6 +111,12 @@ impl Bucket {
         let removed =
             self.client.delete_object().bucket(&self.address.bucket).key(self.key(name)).send().await;
         removed.map(drop).map_err(|error| self.failed(&error))
+    }
+}
+
+impl fmt::Display for Bucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "spill.s3_bucket = {:?}", self.address.bucket)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Records as files: written beside their place, synced, and renamed into it, readable by their owner alone.
 
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -50,13 +51,17 @@ impl Directory {
         &self,
         work: impl FnOnce() -> io::Result<T> + Send + 'static,
     ) -> Result<T, SpillError> {
-        let failed = |error: &dyn std::fmt::Display| {
-            SpillError::Place(format!("spill.directory = {:?}: {error}", self.0.display()))
-        };
+        let failed = |error: &dyn fmt::Display| SpillError::Place(format!("{self}: {error}"));
         match tokio::task::spawn_blocking(work).await {
             Ok(done) => done.map_err(|error| failed(&error)),
             Err(error) => Err(failed(&error)),
         }
+    }
+}
+
+impl fmt::Display for Directory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "spill.directory = {:?}", self.0.display())
     }
 }
 
@@ -93,7 +98,9 @@ fn list(root: &Path, only: Option<&str>) -> io::Result<Vec<Name>> {
         None => entries(root)?,
     };
     for folder in folders {
-        let Some(client) = folder.file_name().and_then(|name| name.to_str()) else { continue };
+        // What is not ours may be unreadable, as the `lost+found` of a volume is.
+        let client = folder.file_name().and_then(|name| name.to_str());
+        let Some(client) = client.filter(|client| Name::client_of(client).is_some()) else { continue };
         for file in entries(&folder)? {
             let file = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             names.extend(Name::parse(&format!("{client}/{file}")));
@@ -156,6 +163,9 @@ mod tests {
         let place = Directory::new(folder.path().join("spill"));
         place.put(&name("a", 1), "one").await.expect("put");
         fs::write(folder.path().join("spill/README"), "not ours").expect("written");
+        fs::create_dir(folder.path().join("spill/lost+found")).expect("made");
+        let shut = fs::Permissions::from_mode(0o000);
+        fs::set_permissions(folder.path().join("spill/lost+found"), shut).expect("shut");
         let path = folder.path().join("spill").join(name("a", 1).path());
         assert_eq!(fs::metadata(&path).expect("it is there").permissions().mode() & 0o777, 0o600);
         assert_eq!(place.list(None).await, Ok(vec![name("a", 1)]));

@@ -20,6 +20,8 @@ pub enum Replayed {
     Gone,
     /// The client is registered elsewhere now: these tokens are another registration's.
     Misplaced,
+    /// The table has never come so far: it was restored to an earlier time.
+    Ahead,
 }
 
 impl Replayed {
@@ -31,12 +33,13 @@ impl Replayed {
             Self::Superseded => "superseded",
             Self::Gone => "gone",
             Self::Misplaced => "misplaced",
+            Self::Ahead => "ahead",
         }
     }
 
     /// Whether nobody needs the record any more.
     pub fn is_done(self) -> bool {
-        self != Self::Misplaced
+        !matches!(self, Self::Misplaced | Self::Ahead)
     }
 }
 
@@ -50,6 +53,10 @@ pub async fn replay<S: Store>(record: &Record, store: &S) -> Result<Replayed, St
     let (Some(_), Some(token)) = (snapshot.client(), &snapshot.token) else { return Ok(Replayed::Gone) };
     if token.generation == record.generation {
         return Ok(Replayed::Known);
+    }
+    // A token of a generation that the lease has yet to reach would fence every attempt out until it does.
+    if snapshot.lease.as_ref().is_none_or(|lease| lease.generation < record.generation) {
+        return Ok(Replayed::Ahead);
     }
     // Registered anew since, with another provider or application: a higher generation says so, or the binding does.
     if token.generation < record.generation
@@ -66,39 +73,56 @@ pub async fn replay<S: Store>(record: &Record, store: &S) -> Result<Replayed, St
     }
 }
 
-/// Replays every record, and removes those that nobody needs any more. One that cannot be is named and left alone.
-///
-/// # Errors
-/// Where a place does not answer.
-pub async fn replay_all<S: Store>(
-    spill: &Spill,
-    store: &S,
-) -> Result<Vec<(Name, Result<Replayed, String>)>, SpillError> {
+/// What became of each record, in words where it could not be replayed.
+pub type Told = Vec<(Name, Result<Replayed, String>)>;
+
+/// Replays every record, and removes those that nobody needs any more. One that cannot be replayed is named and left
+/// alone. The error says that there may be more, since a place does not answer.
+pub async fn replay_all<S: Store>(spill: &Spill, store: &S) -> (Told, Option<SpillError>) {
+    let (names, silent) = spill.names().await;
     let mut told = Vec::new();
-    for (name, record) in spill.all().await? {
-        let outcome = match record {
-            Ok(record) => replay(&record, store).await.map_err(|error| error.to_string()),
+    for name in names {
+        let outcome = match spill.record(&name).await {
+            Ok(None) => continue,
+            Ok(Some(record)) => replay(&record, store).await.map_err(|error| refused(&name, &error)),
             Err(problem) => {
                 error!(alarm = "spill_unreadable", client = %name.client, %problem, "a spilled record cannot be used");
                 Err(problem.to_string())
             }
         };
-        match &outcome {
-            Ok(Replayed::Misplaced) => error!(
-                alarm = "spill_misplaced",
-                client = %name.client,
-                generation = name.generation.0,
-                "spilled tokens belong to another registration of this client: remove the record if nobody misses them"
-            ),
-            Ok(done) => {
-                info!(client = %name.client, generation = name.generation.0, outcome = done.as_str(), "replayed from the spill");
-                if let Err(error) = spill.remove(&name).await {
-                    warn!(client = %name.client, %error, "a record that is done with could not be removed");
-                }
-            }
-            Err(_) => {}
+        if let Ok(done) = &outcome {
+            finish(spill, &name, *done).await;
         }
         told.push((name, outcome));
     }
-    Ok(told)
+    (told, silent)
+}
+
+fn refused(name: &Name, error: &StoreError) -> String {
+    let (client, generation) = (&name.client, name.generation.0);
+    if error.is_transient() {
+        warn!(%client, generation, %error, "a spilled record could not be stored yet: trying again");
+    } else {
+        error!(alarm = "spill_refused", %client, generation, %error, "the table does not take a spilled record");
+    }
+    error.to_string()
+}
+
+async fn finish(spill: &Spill, name: &Name, done: Replayed) {
+    let (client, generation, outcome) = (&name.client, name.generation.0, done.as_str());
+    if !done.is_done() {
+        error!(
+            alarm = "spill_misplaced",
+            %client,
+            generation,
+            outcome,
+            "spilled tokens that do not fit what the table holds (another registration; or a table that was restored): \
+             remove the record if nobody misses it"
+        );
+        return;
+    }
+    info!(%client, generation, outcome, "replayed from the spill");
+    if let Err(error) = spill.remove(name).await {
+        warn!(%client, %error, "a record that is done with could not be removed");
+    }
 }
