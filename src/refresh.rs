@@ -170,6 +170,11 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         &self.spill
     }
 
+    /// The process is about to end: an answer that the table does not take goes to the spill at once.
+    pub fn hurry(&self) {
+        self.spill.hurry();
+    }
+
     /// This process's name in the leases that it takes.
     pub fn incarnation(&self) -> &str {
         &self.incarnation
@@ -438,7 +443,9 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                 Err(error) => {
                     failures += 1;
                     complain(&error, failures);
-                    let hopeless = !error.is_transient() || self.clock.moment().since(begun) >= SPILL_AFTER;
+                    let hopeless = !error.is_transient()
+                        || self.spill.is_hurried()
+                        || self.clock.moment().since(begun) >= SPILL_AFTER;
                     let longest = Duration::from_secs(5).min(Duration::from_millis(100) * failures.min(50));
                     let pause = self.clock.sleep(longest.mul_f64(0.5 + self.entropy.unit() / 2.0));
                     if hopeless && self.spill.is_configured() && !spilled.done {

@@ -221,6 +221,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     /// Stops acquiring, and lets every job end: a refresh in flight may hold the only copy of its tokens.
     async fn drain(mut self, now: &CancellationToken, patience: Duration) -> Summary {
         self.draining = true;
+        self.refresher.hurry();
         let limit = self.clock.sleep(patience);
         tokio::pin!(limit);
         while !self.jobs.is_empty() {

@@ -17,6 +17,7 @@ mod replay;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -123,7 +124,7 @@ impl Place {
     async fn put(&self, name: &Name, sealed: &str) -> Result<(), SpillError> {
         match self {
             Self::Directory(place) => place.put(name, sealed).await,
-            Self::Bucket(place) => place.put(name, sealed).await,
+            Self::Bucket(place) => Box::pin(place.put(name, sealed)).await,
             Self::Memory(place) => place.put(name, sealed),
         }
     }
@@ -132,7 +133,7 @@ impl Place {
     async fn list(&self, client: Option<&ClientId>) -> Result<Vec<Name>, SpillError> {
         match self {
             Self::Directory(place) => place.list(client).await,
-            Self::Bucket(place) => place.list(client).await,
+            Self::Bucket(place) => Box::pin(place.list(client)).await,
             Self::Memory(place) => place.list(client),
         }
     }
@@ -141,7 +142,7 @@ impl Place {
     async fn fetch(&self, name: &Name) -> Result<Option<String>, SpillError> {
         match self {
             Self::Directory(place) => place.fetch(name).await,
-            Self::Bucket(place) => place.fetch(name).await,
+            Self::Bucket(place) => Box::pin(place.fetch(name)).await,
             Self::Memory(place) => place.fetch(name),
         }
     }
@@ -149,7 +150,7 @@ impl Place {
     async fn remove(&self, name: &Name) -> Result<(), SpillError> {
         match self {
             Self::Directory(place) => place.remove(name).await,
-            Self::Bucket(place) => place.remove(name).await,
+            Self::Bucket(place) => Box::pin(place.remove(name)).await,
             Self::Memory(place) => place.remove(name),
         }
     }
@@ -165,6 +166,7 @@ struct Configured {
     keys: LocalKeys,
     table: String,
     clock: Arc<dyn Clock>,
+    hurried: Arc<AtomicBool>,
 }
 
 /// The places that have taken a record.
@@ -179,7 +181,19 @@ impl Spill {
 
     /// Tokens of this table, into all of these places.
     pub fn new(places: Vec<Place>, keys: LocalKeys, table: impl Into<String>, clock: Arc<dyn Clock>) -> Self {
-        Self(Some(Configured { places, keys, table: table.into(), clock }))
+        Self(Some(Configured { places, keys, table: table.into(), clock, hurried: Arc::default() }))
+    }
+
+    /// The process is about to end: what the table does not take is put here at once from now on.
+    pub fn hurry(&self) {
+        if let Some(configured) = &self.0 {
+            configured.hurried.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the process is about to end.
+    pub fn is_hurried(&self) -> bool {
+        self.0.as_ref().is_some_and(|configured| configured.hurried.load(Ordering::Relaxed))
     }
 
     /// Whether there is anywhere to put anything.
@@ -193,6 +207,19 @@ impl Spill {
             Place::Bucket(bucket) => Some(bucket),
             _ => None,
         })
+    }
+
+    /// The directories among its places.
+    pub fn directories(&self) -> impl Iterator<Item = &Directory> {
+        self.places().iter().filter_map(|place| match place {
+            Place::Directory(directory) => Some(directory),
+            _ => None,
+        })
+    }
+
+    /// Its places, in words.
+    pub fn told(&self) -> String {
+        self.places().iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     }
 
     fn places(&self) -> &[Place] {

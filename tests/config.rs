@@ -530,6 +530,19 @@ fn the_sample_has_every_key_at_its_default() {
 }
 
 #[test]
+fn the_key_of_the_spill_is_never_shown() {
+    let key = "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4";
+    let loaded = load_toml(&format!(
+        "{}\n[spill]\ndirectory = \"/tmp/spill\"\n[sealing]\nkey = \"{key}\"\n",
+        acme("")
+    ))
+    .expect("a key");
+    let (shown, _) = setting(&loaded, "sealing.key");
+    assert_eq!(shown, "(redacted)");
+    assert!(!format!("{:?} {:?}", loaded.config, loaded.settings).contains(key));
+}
+
+#[test]
 fn every_key_is_read() {
     let loaded =
         load_toml(&acme("params = { tenant = \"t\" }\nheaders = { x = \"h\" }")).expect("a provider");

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{App, output};
+use super::{App, output, spill};
 use crate::config::StoreKind;
 
 /// Check the configuration, or show what holds and why.
@@ -26,6 +26,9 @@ impl ConfigCommand {
         match self {
             Self::Check => {
                 let config = app.config();
+                if config.spill.is_configured() {
+                    spill::keys(&config.spill)?;
+                }
                 let store = match config.store.kind {
                     StoreKind::Embedded => format!("embedded store {}", config.store.path.display()),
                     StoreKind::Dynamodb => format!("DynamoDB table {}", config.store.table),

@@ -105,7 +105,7 @@ fn concern(member: &Member, limits: &Limits, now: Timestamp) -> Option<String> {
     let (name, skew_ms) = (&member.incarnation, member.skew_ms);
     match state(member, limits, now) {
         "silent" => Some(format!(
-            "{name} fell silent {}: it was killed or is cut off, and the others have its shards",
+            "{name} fell silent {}: it was killed or is cut off, and has lost its shards",
             relative(member.at, now)
         )),
         "skewed" => Some(format!(
@@ -159,7 +159,7 @@ fn object(member: &Member, shards: &[u32], limits: &Limits, now: Timestamp) -> s
         "state": state(member, limits, now),
         "beat_at": member.at.to_string(),
         "shards": shards,
-        "clients": clients,
+        "clients": if is_silent(member, &limits.rules, now) { 0 } else { clients },
         "lag_ms": member.lag_ms,
         "skew_ms": member.skew_ms,
         "refreshed": refreshed,
@@ -235,7 +235,7 @@ mod tests {
         let concerns = |member: &Member, now| concern(member, &limits, now).unwrap_or_default();
         assert_eq!((state(&member, &limits, now), concerns(&member, now)), ("active", String::new()));
         assert_eq!(state(&member, &limits, now.plus(secs(31))), "silent");
-        assert!(concerns(&member, now.plus(secs(31))).contains("the others have its shards"));
+        assert!(concerns(&member, now.plus(secs(31))).contains("has lost its shards"));
         let late = Member { lag_ms: 120_001, ..member.clone() };
         assert_eq!(state(&late, &limits, now), "late");
         let skewed = Member { skew_ms: -30_001, ..late };

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tracing::{error, warn};
 
 use super::{App, UsageError, output};
+use crate::config;
 use crate::seal::LocalKeys;
-use crate::spill::{self, Bucket, BucketAddress, Directory, Place, Spill};
+use crate::spill::{self, Bucket, BucketAddress, Directory, Place, Spill, SpillError};
 
 /// New tokens that the table did not take.
 #[derive(Debug, Subcommand)]
@@ -48,12 +48,16 @@ impl SpillCommand {
 
 async fn list(spill: &Spill, options: &Options) -> anyhow::Result<ExitCode> {
     let (names, silent) = spill.names().await;
+    let (mut clean, count) = (true, names.len());
     for name in names {
         let (client, generation) = (&name.client, name.generation.0);
         let (expires_at, problem) = match spill.record(&name).await {
             Ok(None) => continue,
             Ok(Some(record)) => (Some(record.commit.expires_at.to_string()), None),
-            Err(problem) => (None, Some(problem.to_string())),
+            Err(problem) => {
+                clean = false;
+                (None, Some(problem.to_string()))
+            }
         };
         if options.json {
             output::json(&json!({
@@ -64,7 +68,10 @@ async fn list(spill: &Spill, options: &Options) -> anyhow::Result<ExitCode> {
             output::line(format_args!("{:<28} {generation:<8} {state}", client.as_str()))?;
         }
     }
-    silent.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.into()))
+    if silent.is_none() && clean && count == 0 {
+        output::note(format_args!("nothing is in the spill: {}", spill.told()));
+    }
+    finish(clean, silent)
 }
 
 async fn replay(spill: &Spill, app: &App, options: &Options) -> anyhow::Result<ExitCode> {
@@ -85,6 +92,10 @@ async fn replay(spill: &Spill, app: &App, options: &Options) -> anyhow::Result<E
             output::line(format_args!("{client:<28} {generation:<8} {told}"))?;
         }
     }
+    finish(clean, silent)
+}
+
+fn finish(clean: bool, silent: Option<SpillError>) -> anyhow::Result<ExitCode> {
     match silent {
         Some(error) => Err(error.into()),
         None => Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
@@ -108,16 +119,16 @@ pub(super) async fn configured(app: &App) -> anyhow::Result<Spill> {
         };
         places.push(Place::Bucket(Bucket::connect(address).await));
     }
-    let keys = match (&config.keys, &config.key_file) {
-        (Some(keys), _) => LocalKeys::parse(keys.expose()).context("sealing.key")?,
-        (None, Some(file)) => from_file(file).with_context(|| format!("sealing.key_file = {file:?}"))?,
-        (None, None) => bail!("sealing.key_file: there is no key"),
-    };
-    Ok(Spill::new(places, keys, app.config().store.table.clone(), Arc::clone(&app.clock())))
+    Ok(Spill::new(places, keys(config)?, app.config().store.table.clone(), Arc::clone(&app.clock())))
 }
 
-/// Says so where a bucket forgets what is deleted. It is no reason not to start.
+/// Says so where a place cannot be used, or a bucket forgets what is deleted. It is no reason not to start.
 pub(super) async fn check(spill: &Spill) {
+    for directory in spill.directories() {
+        if let Err(error) = directory.probe().await {
+            error!(alarm = "spill_failed", %error, "the spill's directory cannot be written: it would keep nothing");
+        }
+    }
     for bucket in spill.buckets() {
         match bucket.is_versioned().await {
             Ok(true) => {}
@@ -129,10 +140,30 @@ pub(super) async fn check(spill: &Spill) {
     }
 }
 
-fn from_file(file: &Path) -> anyhow::Result<LocalKeys> {
-    let mode = fs::metadata(file)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        bail!("others can read it (mode {:o}): `chmod 600` it", mode & 0o777);
+/// The keys that the configuration gives, or names a file of.
+pub(super) fn keys(config: &config::Spill) -> Result<LocalKeys, UsageError> {
+    let wrong = |key: &str, why: String| UsageError(format!("{key}: {why}"));
+    match (&config.keys, &config.key_file) {
+        (Some(keys), _) => {
+            LocalKeys::parse(keys.expose()).map_err(|error| wrong("sealing.key", error.to_string()))
+        }
+        (None, Some(file)) => {
+            from_file(file).map_err(|why| wrong(&format!("sealing.key_file = {:?}", file.display()), why))
+        }
+        (None, None) => Err(wrong("sealing.key_file", "there is no key: name its file".into())),
     }
-    Ok(LocalKeys::parse(&zeroize::Zeroizing::new(fs::read_to_string(file)?))?)
+}
+
+fn from_file(file: &Path) -> Result<LocalKeys, String> {
+    let remedy = "make one with `(umask 077; openssl rand -hex 32 > FILE)`";
+    let found = fs::metadata(file).map_err(|error| format!("{error}: {remedy}"))?;
+    if !found.is_file() {
+        return Err(format!("is no file: {remedy}"));
+    }
+    let mode = found.permissions().mode();
+    if mode & 0o077 != 0 {
+        return Err(format!("others can read it (mode {:o}): `chmod 600` it", mode & 0o777));
+    }
+    let text = zeroize::Zeroizing::new(fs::read_to_string(file).map_err(|error| error.to_string())?);
+    LocalKeys::parse(&text).map_err(|error| error.to_string())
 }

@@ -305,6 +305,11 @@ impl Teller<'_> {
         match self.reason() {
             "no_refresh_token" | "no_token_item" => self.import(story, false),
             "binding_mismatch" => {}
+            "spill_unreadable" => story.can(
+                "perennial spill list",
+                "its newest tokens may lie in the spill, which does not answer or holds a record of it that does not open: \
+                 nothing is sent until it does, or the record is removed",
+            ),
             "invalid_client" | "unauthorized_client" => story.can(
                 "correct the client's secret in its clients file, then perennial clients apply FILE",
                 "the provider refuses the application itself: its id or secret is wrong, not the customer's grant",

@@ -138,11 +138,10 @@ impl Reader {
             Some(leaf) => Some(leaf.value.clone()),
             None => follows.or_else(|| default_of(dotted)),
         };
-        self.settings.push(Setting {
-            key: dotted.to_owned(),
-            value: value.as_ref().map_or(json!(null), Typed::json),
-            origin,
-        });
+        let secret = leaf.is_some_and(|leaf| leaf.secret);
+        let shown =
+            if secret { json!("(redacted)") } else { value.as_ref().map_or(json!(null), Typed::json) };
+        self.settings.push(Setting { key: dotted.to_owned(), value: shown, origin });
         value
     }
 

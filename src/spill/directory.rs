@@ -19,6 +19,21 @@ impl Directory {
         Self(path.into())
     }
 
+    /// Makes it, and writes into it, so that what stands in the way is known before it is needed.
+    ///
+    /// # Errors
+    /// Where nothing can be written.
+    pub async fn probe(&self) -> Result<(), SpillError> {
+        let root = self.0.clone();
+        self.blocking(move || {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(&root)?;
+            let probe = root.join(format!(".probe-{}", std::process::id()));
+            fs::write(&probe, [])?;
+            fs::remove_file(probe)
+        })
+        .await
+    }
+
     pub(super) async fn put(&self, name: &Name, sealed: &str) -> Result<(), SpillError> {
         let (path, sealed) = (self.0.join(name.path()), sealed.to_owned());
         self.blocking(move || write(&path, &sealed)).await
@@ -95,6 +110,7 @@ fn list(root: &Path, only: Option<&str>) -> io::Result<Vec<Name>> {
     let mut names = Vec::new();
     let folders = match only {
         Some(folder) => vec![root.join(folder)],
+        None if root.exists() && !root.is_dir() => return Err(ErrorKind::NotADirectory.into()),
         None => entries(root)?,
     };
     for folder in folders {
@@ -174,8 +190,13 @@ mod tests {
     #[tokio::test]
     async fn a_place_that_cannot_be_written_says_which() {
         let folder = tempfile::tempdir().expect("a folder");
+        Directory::new(folder.path().join("made")).probe().await.expect("a folder can be made");
+        assert_eq!(fs::read_dir(folder.path().join("made")).expect("it is there").count(), 0);
         let file = folder.path().join("file");
         fs::write(&file, "in the way").expect("written");
+        assert!(
+            Directory::new(&file).probe().await.is_err() && Directory::new(&file).list(None).await.is_err()
+        );
         let error = Directory::new(&file).put(&name("a", 1), "one").await.expect_err("a file is no folder");
         assert!(error.to_string().contains("spill.directory"), "{error}");
     }

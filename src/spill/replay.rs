@@ -16,8 +16,10 @@ pub enum Replayed {
     Known,
     /// The table has newer ones.
     Superseded,
-    /// The client is no longer registered, or a grant that can always be minted again has lost its item.
+    /// The client was removed, or a grant that can always be minted again has lost its item.
     Gone,
+    /// The table has never heard of the client: it may be another one of the same name.
+    Unknown,
     /// The client is registered elsewhere now: these tokens are another registration's.
     Misplaced,
     /// The table has never come so far: it was restored to an earlier time.
@@ -32,6 +34,7 @@ impl Replayed {
             Self::Known => "known",
             Self::Superseded => "superseded",
             Self::Gone => "gone",
+            Self::Unknown => "unknown",
             Self::Misplaced => "misplaced",
             Self::Ahead => "ahead",
         }
@@ -39,7 +42,7 @@ impl Replayed {
 
     /// Whether nobody needs the record any more.
     pub fn is_done(self) -> bool {
-        !matches!(self, Self::Misplaced | Self::Ahead)
+        !matches!(self, Self::Misplaced | Self::Ahead | Self::Unknown)
     }
 }
 
@@ -50,6 +53,9 @@ impl Replayed {
 pub async fn replay<S: Store>(record: &Record, store: &S) -> Result<Replayed, StoreError> {
     let snapshot = store.read(&record.client).await?.decode(&record.client);
     let snapshot = snapshot.map_err(|malformed| StoreError::Refused(malformed.to_string()))?;
+    if snapshot.lease.is_none() {
+        return Ok(Replayed::Unknown);
+    }
     let (Some(_), Some(token)) = (snapshot.client(), &snapshot.token) else { return Ok(Replayed::Gone) };
     if token.generation == record.generation {
         return Ok(Replayed::Known);
@@ -116,8 +122,8 @@ async fn finish(spill: &Spill, name: &Name, done: Replayed) {
             %client,
             generation,
             outcome,
-            "spilled tokens that do not fit what the table holds (another registration; or a table that was restored): \
-             remove the record if nobody misses it"
+            "spilled tokens that do not fit what the table holds (another registration, another table of that name, or one \
+             that was restored): the record is kept, remove it if nobody misses it"
         );
         return;
     }

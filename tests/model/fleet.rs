@@ -342,7 +342,9 @@ impl Fleet {
     /// The provider is shown a refresh token.
     pub(crate) fn redeem(&self, world: &mut World, request: Request) -> Answer {
         let (bit, history) = (1_u32 << request.token, &mut world.history);
-        if self.kind != Kind::Fixed && !request.announced {
+        // What an older consent had granted is refused without being redeemed, however often.
+        let known = request.token >= world.grants.family;
+        if self.kind != Kind::Fixed && !request.announced && known {
             if history.redeemed & bit != 0 {
                 history.broke(Law::Announced);
             }
