@@ -180,3 +180,53 @@ async fn a_record_of_sixty_days_is_refused_and_kept() {
     assert_eq!((memory.len(), world.token(&c).generation.0), (1, 0));
     daemon.kill();
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_of_sixty_days_blocks_no_take_over_for_ever() {
+    let (world, memory, c) = without_commits(lost()).await;
+    let held = world.begin(&c);
+    world.sleep(secs(60)).await;
+    held.abort();
+    world.no_faults();
+    world.clock.step(61 * 86_400);
+    let report = world.refresh(&c).await;
+    assert_eq!(memory.len(), 1);
+    assert_eq!(
+        report.outcome,
+        Outcome::Dead("lost_rotation".into()),
+        "the policy decides, as without a spill"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_process_that_is_asked_to_stop_spills_at_once() {
+    let (world, memory, c) = without_commits(lost()).await;
+    let daemon = world.daemon().await;
+    world.sleep(secs(2)).await;
+    assert!(memory.is_empty());
+    daemon.drain.cancel();
+    world.sleep(secs(6)).await;
+    assert_eq!(memory.len(), 1, "it may not have ten seconds");
+    daemon.kill();
+    world.no_faults();
+    let heir = world.daemon().await;
+    world.sleep(secs(5)).await;
+    assert_eq!((world.endpoint.sends(), memory.len()), (1, 0));
+    world.assert_whole(&c);
+    heir.stop().await;
+}
+
+/// Another table of the same name, which has never heard of the client.
+#[tokio::test(start_paused = true)]
+async fn a_record_of_an_unknown_client_is_kept() {
+    let (world, memory, c) = without_commits(lost()).await;
+    let held = world.begin(&c);
+    world.sleep(secs(60)).await;
+    held.abort();
+    let mut elsewhere = World::new();
+    elsewhere.spill = Some(memory.clone());
+    let daemon = elsewhere.daemon().await;
+    elsewhere.sleep(secs(180)).await;
+    assert_eq!(memory.len(), 1, "the only copy of somebody's grant");
+    daemon.kill();
+}
