@@ -1,6 +1,6 @@
 //! One task of the fleet, from joining to leaving.
 //!
-//! [`membership`] tells the others that this task lives and learns which shards are its own; [`listing`] finds the
+//! `membership` tells the others that this task lives and learns which shards are its own; `listing` finds the
 //! clients of those shards and tells the scheduler; the [scheduler](crate::scheduler) refreshes them. A task is
 //! JOINING until it knows the clients of the shards that will be its own, ACTIVE while it works, and LEAVING from the
 //! moment it is asked to stop: the others take its shards at their next look, while it finishes and stores what it
