@@ -64,31 +64,12 @@ impl HttpEndpoint {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
         add_headers(&mut headers, token);
-        let mut expiry = self.clock.sleep(token.timeout.saturating_sub(LAST_LOOK));
+        let mut time = Time::of(token.timeout, self.clock.as_ref());
         let sending = client.request(parts.method, token.url.clone()).headers(headers).body(body).send();
-        match self.by(&mut expiry, sending).await {
-            Some(Ok(response)) => self.receive(response, token, &mut expiry).await,
+        match time.bound(sending).await {
+            Some(Ok(response)) => self.receive(response, token, &mut time).await,
             Some(Err(error)) => unsent_or_unknown(&error),
             None => Reply::Unknown { code: "timeout".into(), server_fault: false, after: None },
-        }
-    }
-
-    /// What comes before the expiry, or is found there in a last look after it. After a suspension the answer may
-    /// have been lying in the socket for long, and be the only copy of a grant: the client's own timeout would look at
-    /// its clock first, and throw the answer away.
-    async fn by<T>(&self, expiry: &mut Sleep, work: impl Future<Output = T>) -> Option<T> {
-        let mut work = std::pin::pin!(work);
-        tokio::select! {
-            biased;
-            done = &mut work => return Some(done),
-            () = &mut *expiry => {}
-        }
-        // Polled once more at least, and left time to be woken by the connection's own task.
-        *expiry = Box::pin(std::future::ready(()));
-        tokio::select! {
-            biased;
-            done = work => Some(done),
-            () = self.clock.sleep(LAST_LOOK) => None,
         }
     }
 
@@ -96,7 +77,7 @@ impl HttpEndpoint {
         &self,
         mut response: reqwest::Response,
         token: &TokenRequest,
-        expiry: &mut Sleep,
+        time: &mut Time<'_>,
     ) -> Reply {
         let status = response.status();
         let header = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
@@ -104,7 +85,7 @@ impl HttpEndpoint {
         let lost = |code: &str| Reply::Unknown { code: code.into(), server_fault: false, after: retry_after };
         let mut body = zeroize::Zeroizing::new(Vec::new());
         loop {
-            let Some(read) = self.by(expiry, response.chunk()).await else {
+            let Some(read) = time.bound(response.chunk()).await else {
                 // A status that says enough by itself.
                 if !status.is_success() {
                     body.clear();
@@ -132,6 +113,39 @@ impl HttpEndpoint {
         }
         let unavailable_is_unprocessed = token.unavailable_is_unprocessed;
         classify(&Answer { status, retry_after, body: &body, unavailable_is_unprocessed })
+    }
+}
+
+/// The time of one exchange. When it is over there is a last look: after a suspension the answer may have been lying in
+/// the socket for long, and be the only copy of a grant. The HTTP client's own timeout would look at its clock first,
+/// and throw the answer away.
+struct Time<'a> {
+    clock: &'a dyn Clock,
+    left: Sleep,
+    is_last_look: bool,
+}
+
+impl<'a> Time<'a> {
+    fn of(timeout: Duration, clock: &'a dyn Clock) -> Self {
+        Self { clock, left: clock.sleep(timeout.saturating_sub(LAST_LOOK)), is_last_look: false }
+    }
+
+    /// What comes in time.
+    async fn bound<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = &mut self.left => {}
+            }
+            if self.is_last_look {
+                return None;
+            }
+            // Not only polled once more: the connection's own task has to be woken first.
+            self.is_last_look = true;
+            self.left = self.clock.sleep(LAST_LOOK);
+        }
     }
 }
 
