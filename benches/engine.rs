@@ -217,6 +217,7 @@ impl<'a, S: Store> Bench<'a, S> {
                 breaker: BreakerPolicy::default(),
                 spread: Duration::ZERO,
                 max_skew: secs(30),
+                census: None,
                 once: Some(Once { max_wait: secs(60) }),
             },
         };

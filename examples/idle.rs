@@ -220,6 +220,7 @@ async fn start(store: &Arc<MemoryStore>, clock: &Arc<Simulated>, seed: u32, shar
             breaker: BreakerPolicy::default(),
             spread: secs(60),
             max_skew: secs(30),
+            census: None,
             once: None,
         },
     };

@@ -76,6 +76,8 @@ pub struct Config {
     pub health: Health,
     /// Logs.
     pub log: Log,
+    /// What CloudWatch gets.
+    pub metrics: Metrics,
     /// The drain.
     pub shutdown: Shutdown,
     /// Calendar jobs.
@@ -178,6 +180,17 @@ pub struct Log {
     pub filter: String,
     /// How lines look.
     pub format: LogFormat,
+}
+
+/// `[metrics]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metrics {
+    /// Whether CloudWatch gets lines on standard output.
+    pub emf: bool,
+    /// How often: 1 s to 1 h.
+    pub emf_interval: Duration,
+    /// The namespace there.
+    pub namespace: String,
 }
 
 /// `[shutdown]`.

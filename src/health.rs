@@ -1,9 +1,9 @@
-//! `/healthz`, `/readyz` and `/status`.
+//! `/healthz`, `/readyz`, `/status` and `/metrics`.
 //!
 //! `/healthz` says that this process's own loops turn. It never depends on the store or on a provider: a health check
 //! that failed with them would kill a task that holds tokens it could not commit yet. `/readyz` says that the task
 //! does its work: the table is reached, lag and clock skew are within limits. It never depends on a provider.
-//! `/status` has the numbers behind both, as JSON.
+//! `/status` has the numbers behind both, as JSON; `/metrics` has all of them, for Prometheus.
 
 use std::fmt;
 use std::io;
@@ -19,6 +19,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::metrics::{self, Exporter};
 use crate::record::{Phase, Tally};
 use crate::scheduler::Pulse;
 use crate::store::Vitals;
@@ -49,6 +50,8 @@ pub struct Health {
     pub phase: watch::Receiver<Phase>,
     /// Until when it acquires: its heartbeat moves this on, while it can be written.
     pub permit: watch::Receiver<Moment>,
+    /// The metrics of this process.
+    pub exporter: Arc<Exporter>,
 }
 
 /// A reason for not being ready, or not healthy.
@@ -103,6 +106,22 @@ impl Health {
         complaints
     }
 
+    /// Sets the gauges that tell of this task as a whole.
+    pub fn measure(&self) {
+        let seconds = |millis: u64| Duration::from_millis(millis).as_secs_f64();
+        metrics::READY.set_count(&[], usize::from(self.readiness().is_empty()));
+        metrics::CLOCK_SKEW.set(&[], seconds(self.vitals.skew_ms().unsigned_abs()));
+        metrics::SCHEDULER_LAG.set(&[], self.scheduler.lateness(self.clock.moment()).as_secs_f64());
+        if let Some(dollars) = self.dollars_per_thousand() {
+            metrics::DOLLARS_PER_THOUSAND.set(&[], dollars);
+        }
+    }
+
+    fn dollars_per_thousand(&self) -> Option<f64> {
+        let refreshed = u32::try_from(self.scheduler.tally().refreshed).unwrap_or(u32::MAX);
+        (refreshed > 0).then(|| self.vitals.dollars() * 1000.0 / f64::from(refreshed))
+    }
+
     /// The numbers, for people and for collectors.
     pub fn status(&self) -> serde_json::Value {
         let (now, moment) = (self.clock.now(), self.clock.moment());
@@ -127,6 +146,7 @@ impl Health {
             "write_units": self.vitals.write_units(),
             "read_units": self.vitals.read_units(),
             "throttles": self.vitals.throttles(),
+            "dollars_per_thousand_refreshes": self.dollars_per_thousand(),
         })
     }
 
@@ -159,9 +179,16 @@ pub async fn serve(listener: TcpListener, health: Arc<Health>) -> io::Result<()>
     let app = Router::new()
         .route("/healthz", get(|State(health): State<Arc<Health>>| async move { answer(&health.liveness()) }))
         .route("/readyz", get(|State(health): State<Arc<Health>>| async move { answer(&health.readiness()) }))
+        .route("/metrics", get(|State(health): State<Arc<Health>>| async move { scrape(&health) }))
         .route("/status", get(|State(health): State<Arc<Health>>| async move { status(&health) }))
         .with_state(health);
     axum::serve(listener, app).await
+}
+
+/// Prometheus's text format: "Text-based format" in its documentation of exposition formats.
+fn scrape(health: &Health) -> ([(HeaderName, &'static str); 1], String) {
+    health.measure();
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], health.exporter.render())
 }
 
 fn status(health: &Health) -> ([(HeaderName, &'static str); 1], String) {

@@ -7,7 +7,7 @@
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`reply`],
 //! [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`cli`]; and the
-//! surroundings of a daemon: [`health`], [`maintenance`], [`shutdown`], [`telemetry`].
+//! surroundings of a daemon: [`health`], [`maintenance`], [`metrics`], [`shutdown`], [`telemetry`].
 
 pub mod aws;
 pub mod cli;
@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod health;
 pub mod item;
 pub mod maintenance;
+pub mod metrics;
 pub mod plan;
 pub mod provider;
 pub mod record;

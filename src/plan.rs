@@ -9,6 +9,7 @@
 
 pub mod backoff;
 pub mod breaker;
+pub mod condition;
 pub mod in_doubt;
 pub mod lease;
 pub mod membership;

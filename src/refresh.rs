@@ -18,6 +18,7 @@ use tracing::{Instrument, debug, error, field, info, info_span, warn};
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::item::{Item, Value, attr};
+use crate::metrics;
 use crate::plan::lease::{self, Commit, Doubt, Intent, Release};
 use crate::plan::outcome::{self, Attempt, Go, Judge, Tally, Verdict};
 use crate::plan::{Backoff, Lifetimes, Timing, backoff, schedule};
@@ -200,8 +201,12 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let begun = self.clock.moment();
         let report = self.attempt(known, provider, owner, begun).instrument(span.clone()).await;
         span.record("outcome", report.outcome.name());
-        let duration = self.clock.moment().since(begun).as_millis();
-        span.record("duration_ms", u64::try_from(duration).unwrap_or(u64::MAX));
+        let duration = self.clock.moment().since(begun);
+        span.record("duration_ms", u64::try_from(duration.as_millis()).unwrap_or(u64::MAX));
+        metrics::REFRESHES.add(&[&provider.name, report.outcome.name()], 1);
+        if report.outcome == Outcome::Refreshed {
+            metrics::REFRESH_DURATION.record(&[&provider.name], duration);
+        }
         span.in_scope(|| announce(&report, self.clock.now()));
         report
     }
@@ -352,8 +357,10 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         loop {
             let stored = attempt.token.as_ref().and_then(|token| token.refresh_token.clone());
             let request = TokenRequest::new(&attempt.client, held.provider, stored);
-            let issued = self.clock.now();
+            let (issued, asked) = (self.clock.now(), self.clock.moment());
             let reply = self.endpoint.send(&request).await;
+            let exchange = self.clock.moment().since(asked);
+            metrics::ENDPOINT_DURATION.record(&[&held.provider.name], exchange);
             tally = tally.with(&reply);
             debug!(reply = reply.code(), send = tally.sends, "the token endpoint replied");
             let judge = self.judge();
@@ -436,12 +443,14 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let change = lease::commit(id, commit);
         let record = Record::of(id, commit);
         let (begun, mut failures, mut spilled) = (self.clock.moment(), 0_u32, Spilled::default());
+        let mut waits = None;
         let outcome = loop {
             match self.store.apply(&change).await {
                 Ok(Applied::Committed) => break Outcome::Refreshed,
                 Ok(Applied::Lost(found)) => break superseded(&found, commit.generation),
                 Err(error) => {
                     failures += 1;
+                    waits.get_or_insert_with(|| metrics::UNCOMMITTED_ANSWERS.hold(&[]));
                     complain(&error, failures);
                     let hopeless = !error.is_transient()
                         || self.spill.is_hurried()
@@ -468,6 +477,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         match self.spill.put(record, &mut spilled.taken).await {
             Ok(()) => {
                 spilled.done = true;
+                metrics::SPILLED.add(&[], 1);
                 error!(
                     alarm = "spilled",
                     "the table does not take new tokens: they are in the spill as well"

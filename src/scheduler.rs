@@ -11,6 +11,7 @@
 //! Invariant: at most one job runs for a client, and a job is a refresh or a look. A client whose refresh holds an
 //! answer that is not committed yet is therefore never acquired again by this process.
 
+mod census;
 mod finish;
 mod gate;
 mod lane;
@@ -27,6 +28,7 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use self::census::note_lateness;
 use self::gate::{Gate, Pass};
 use self::lane::{Lane, LaneKey};
 use self::pulse::LONGEST_SLEEP;
@@ -77,6 +79,8 @@ pub struct Settings {
     pub spread: Duration,
     /// Beyond this skew of the wall clock against the store's nobody is acquired.
     pub max_skew: Duration,
+    /// How often the clients are counted for the metrics; none: not at all.
+    pub census: Option<Duration>,
     /// Run until nothing is due, and then end: failures are not tried again, and take-overs are not put off.
     pub once: Option<Once>,
 }
@@ -131,6 +135,8 @@ pub struct Scheduler<S, E> {
     skewed: (bool, bool),
     /// Since when it is too much.
     skewed_since: Option<Moment>,
+    /// When the clients were counted.
+    counted: Option<Moment>,
 }
 
 /// What a scheduler works with.
@@ -183,6 +189,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             draining: false,
             skewed: (false, false),
             skewed_since: None,
+            counted: None,
         }
     }
 
@@ -428,6 +435,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         self.notice_step(now, moment);
         let lag = self.collect_due(now, moment);
         self.notice_skew(moment);
+        self.take_census(now, moment);
         // One that acquires nobody gets later and later: in the end its peers take its shards.
         self.pulse.turn(moment, lag.max(self.skewed_since.map_or(lag, |since| moment.since(since))));
         if self.skewed_since.is_some() {
@@ -616,6 +624,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let Some(place) = self.slots[slot as usize].as_mut() else { return };
         let Some(provider) = self.providers.get(&place.known.client.provider) else { return };
         place.phase = Phase::Running;
+        note_lateness(&place.known, provider, self.clock.now());
         let (refresher, known) = (Arc::clone(&self.refresher), place.known.clone());
         let provider = Arc::clone(provider);
         let job = async move { Done::Refreshed(Box::new(refresher.refresh(&known, &provider).await)) };

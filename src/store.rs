@@ -24,6 +24,7 @@ pub use table::{Finding, Schema, TableError, TableSpec, Verdict};
 
 use crate::client::ClientId;
 use crate::item::{Change, Item, Key, attr};
+use crate::metrics::{self, Metric};
 use crate::record::Partition;
 use crate::time::Timestamp;
 
@@ -179,11 +180,14 @@ pub struct Vitals {
     answered_at_ms: AtomicI64,
 }
 
+const DOLLARS_PER_MILLION_WRITES: f64 = 0.625;
+const DOLLARS_PER_MILLION_READS: f64 = 0.125;
+
 impl Vitals {
     /// Adds consumed capacity, in capacity units.
     pub fn consumed(&self, read_units: f64, write_units: f64) {
-        self.read_units_x1000.fetch_add(thousandths(read_units), Ordering::Relaxed);
-        self.write_units_x1000.fetch_add(thousandths(write_units), Ordering::Relaxed);
+        charge(&self.read_units_x1000, read_units, &metrics::READ_UNITS);
+        charge(&self.write_units_x1000, write_units, &metrics::WRITE_UNITS);
     }
 
     /// Read capacity units consumed since start.
@@ -196,8 +200,15 @@ impl Vitals {
         units(&self.write_units_x1000)
     }
 
+    /// What was consumed since start, in dollars at the on-demand prices of us-east-1 ("Pricing for On-Demand Capacity"
+    /// in Amazon DynamoDB's price list): $0.625 a million write units, $0.125 a million read units.
+    pub fn dollars(&self) -> f64 {
+        (self.write_units() * DOLLARS_PER_MILLION_WRITES + self.read_units() * DOLLARS_PER_MILLION_READS) / 1e6
+    }
+
     /// Notes a throttled request.
     pub fn throttled(&self) {
+        metrics::STORE_THROTTLES.add(&[], 1);
         self.throttles.fetch_add(1, Ordering::Relaxed);
     }
 
@@ -230,6 +241,16 @@ impl Vitals {
 fn skew_ms(now: Timestamp, date: Timestamp) -> i64 {
     let behind = now.as_millis().saturating_sub(date.as_millis());
     if behind < 0 { behind } else { (behind - 999).max(0) }
+}
+
+/// The metric counts whole units, as they become whole.
+fn charge(total: &AtomicU64, units: f64, metric: &Metric) {
+    let charged = thousandths(units);
+    let before = total.fetch_add(charged, Ordering::Relaxed);
+    let whole = (before + charged) / 1000 - before / 1000;
+    if whole > 0 {
+        metric.add(&[], whole);
+    }
 }
 
 #[expect(

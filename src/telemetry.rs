@@ -1,15 +1,19 @@
 //! Logs: for people on a terminal, JSON lines for machines, always on standard error. Panics are logged too.
 //!
+//! Lines are written by a thread of their own. Where whoever reads them does not keep up, they are dropped and counted:
+//! a blocked log pipe must not stop refreshes.
+//!
 //! Invariant: no secret is logged, at any level. Our own code holds that by its types. The libraries below us print
 //! whole requests and answers at their finest level (the AWS SDK does, tokens and client secrets included), so that
 //! level is never theirs, whatever the filter says.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 use std::panic::{self, PanicHookInfo};
 
 use tracing::{Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::fmt::{MakeWriter, fmt};
@@ -29,16 +33,41 @@ pub enum TelemetryError {
     AlreadySet(#[from] TryInitError),
 }
 
-/// Logs to standard error from now on, panics included.
+/// Lines that wait to be written, at most: a few megabytes.
+const BACKLOG: usize = 8192;
+
+/// A writer that never blocks: it hands whole lines to a thread, and drops them where that has fallen behind.
+pub struct Lines {
+    /// Where lines are written to. Clones share it.
+    pub writer: NonBlocking,
+    _thread: WorkerGuard,
+}
+
+impl Lines {
+    /// Writes to `output`. Dropped, it waits a second for what is not written yet.
+    pub fn to(output: impl Write + Send + 'static) -> Self {
+        let builder = NonBlockingBuilder::default().buffered_lines_limit(BACKLOG).lossy(true);
+        let (writer, thread) = builder.finish(output);
+        Self { writer, _thread: thread }
+    }
+
+    /// Counts the lines that were dropped.
+    pub fn dropped(&self) -> ErrorCounter {
+        self.writer.error_counter()
+    }
+}
+
+/// Logs to standard error from now on, panics included, for as long as what is returned lives.
 ///
 /// # Errors
 /// See [`TelemetryError`].
-pub fn init(log: &Log) -> Result<(), TelemetryError> {
+pub fn init(log: &Log) -> Result<Lines, TelemetryError> {
     let terminal = io::stderr().is_terminal();
-    let subscriber = subscriber(log, terminal, io::stderr)?;
+    let lines = Lines::to(io::stderr());
+    let subscriber = subscriber(log, terminal, lines.writer.clone())?;
     subscriber.try_init()?;
     log_panics();
-    Ok(())
+    Ok(lines)
 }
 
 fn subscriber<W>(
@@ -172,7 +201,7 @@ mod tests {
     #[test]
     fn panics_are_logged_and_a_second_set_up_is_an_error() {
         let log = Log { filter: "off".to_owned(), format: LogFormat::Json };
-        init(&log).expect("the first set-up in this process");
+        let _lines = init(&log).expect("the first set-up in this process");
         assert!(matches!(init(&log), Err(TelemetryError::AlreadySet(_))));
 
         let text = logged("error", LogFormat::Json, false, || {

@@ -227,6 +227,7 @@ impl World {
                 breaker: BreakerPolicy::default(),
                 spread: secs(10),
                 max_skew: secs(30),
+                census: None,
                 once: None,
             },
         }

@@ -12,6 +12,7 @@ mod fleet;
 mod get;
 mod import_token;
 mod list;
+mod meter;
 mod output;
 mod remove;
 mod resolve;

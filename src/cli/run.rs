@@ -11,6 +11,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
+use super::meter::Meter;
 use super::{App, output, spill};
 use crate::config::{Config, StoreKind};
 use crate::entropy::Entropy;
@@ -33,6 +34,8 @@ const START_PAUSE: Duration = Duration::from_secs(2);
 const SILENT_ROUNDS: u32 = 4;
 /// How often the calendar is asked what it forgot.
 const OVERDUE_CHECK: Duration = Duration::from_secs(30);
+/// How often the clients are counted for the metrics.
+const CENSUS: Duration = Duration::from_secs(10);
 /// Commands between discovery and the scheduler of a run that ends.
 const CHANNEL: usize = 1024;
 
@@ -53,7 +56,7 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         let config = app.config();
-        telemetry::init(&config.log)?;
+        let meter = Meter::install(&config.metrics, telemetry::init(&config.log)?)?;
         let shutdown = Shutdown::listen().context("installing signal handlers")?;
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
@@ -62,9 +65,9 @@ impl Run {
         spill::check(&spill).await;
         let parts = self.parts(config, store, Arc::new(spill), app)?;
         if self.once {
-            self.run_once(parts, config, shutdown).await
+            self.run_once(parts, config, shutdown, meter).await
         } else {
-            daemon(parts, config, shutdown).await
+            daemon(parts, config, shutdown, meter).await
         }
     }
 
@@ -99,6 +102,7 @@ impl Run {
                 breaker: config.breaker,
                 spread: config.refresh.spread,
                 max_skew: config.health.max_skew,
+                census: Some(CENSUS),
                 once: self.once.then_some(Once { max_wait: self.max_wait }),
             },
         })
@@ -110,6 +114,7 @@ impl Run {
         parts: Parts<DynamoStore, HttpEndpoint>,
         config: &Config,
         shutdown: Shutdown,
+        meter: Meter,
     ) -> anyhow::Result<ExitCode> {
         let shards = config.store.shards;
         table::preflight(&parts.store, shards).await.context("the table cannot be used")?;
@@ -119,6 +124,7 @@ impl Run {
         let (sender, commands) = mpsc::channel(CHANNEL);
         let mut listing = Listing::new(Arc::clone(&parts.store), Arc::clone(&parts.clock), sender);
         let (_, permit) = watch::channel(Moment::MAX);
+        let metering = meter.start(Arc::clone(&parts.clock), || {});
         let scheduler = Scheduler::new(parts, permit);
         let (drain, now) = (shutdown.drain.clone(), shutdown.now.clone());
         let patience = config.shutdown.timeout;
@@ -133,6 +139,8 @@ impl Run {
         let summary = work.await.context("the scheduler")?;
         let census = census.context("listing the clients")?;
         let interrupted = shutdown.drain.is_cancelled();
+        metering.abort();
+        meter.finish();
         self.print(&summary, &census, interrupted)?;
         let clean = summary.unfinished.is_empty() && census.skipped == 0 && !interrupted;
         Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -185,6 +193,7 @@ async fn daemon(
     parts: Parts<DynamoStore, HttpEndpoint>,
     config: &Config,
     shutdown: Shutdown,
+    meter: Meter,
 ) -> anyhow::Result<ExitCode> {
     let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
     let settings = fleet::Settings {
@@ -194,8 +203,9 @@ async fn daemon(
         replay: config.spill.replay_interval,
     };
     let task = Task::new(parts, settings);
-    let health = Arc::new(health(config, &store, &clock, &task));
+    let health = Arc::new(health(config, &store, &clock, &task, &meter));
     let server = serve(config, &health).await?;
+    let metering = meter.start(Arc::clone(&clock), move || health.measure());
     if !reach_table(&store, config, &shutdown, clock.as_ref()).await? {
         return Ok(ExitCode::SUCCESS);
     }
@@ -206,10 +216,12 @@ async fn daemon(
     let errands = tokio::spawn(errands.run(clock));
     let ending = task.run(asked, &shutdown.drain, &shutdown.now, config.shutdown.timeout).await;
     errands.abort();
+    metering.abort();
     server.inspect(tokio::task::JoinHandle::abort);
     calendar.stop().await;
     let summary = ending.summary.context("the scheduler has ended by itself")?;
     report(&summary, store.vitals());
+    meter.finish();
     Ok(if ending.asked && summary.abandoned == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -218,6 +230,7 @@ fn health(
     store: &DynamoStore,
     clock: &Arc<dyn Clock>,
     task: &Task<DynamoStore, HttpEndpoint>,
+    meter: &Meter,
 ) -> Health {
     Health {
         incarnation: task.incarnation().to_owned(),
@@ -230,6 +243,7 @@ fn health(
         store_silence: config.discovery.interval * SILENT_ROUNDS,
         phase: task.phase(),
         permit: task.permit(),
+        exporter: meter.exporter(),
     }
 }
 
@@ -244,7 +258,7 @@ async fn serve(config: &Config, health: &Arc<Health>) -> anyhow::Result<Option<S
         format!("health.address = \"{address}\" cannot be bound: give another, or set health.enabled = false")
     })?;
     let address = listener.local_addr()?;
-    info!(%address, "serving /healthz and /readyz");
+    info!(%address, "serving /healthz, /readyz, /status and /metrics");
     Ok(Some(tokio::spawn(health::serve(listener, Arc::clone(health)))))
 }
 

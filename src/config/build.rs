@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::kind::human;
 use super::reader::Reader;
 use super::{
-    Config, Discovery, Health, Log, Maintenance, Profile, Refresh, Shutdown, Spill, Store, StoreKind,
+    Config, Discovery, Health, Log, Maintenance, Metrics, Profile, Refresh, Shutdown, Spill, Store, StoreKind,
 };
 use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
 use crate::plan::membership::Rules;
@@ -30,6 +30,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
     let discovery = Discovery { interval: r.duration("discovery.interval") };
     let fleet = fleet(r);
     let health = health(r);
+    let metrics = metrics(r);
     let log = Log { filter: r.text("log.filter"), format: r.choice("log.format") };
     let shutdown = Shutdown { timeout: r.duration("shutdown.timeout") };
     let maintenance = Maintenance {
@@ -48,6 +49,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
         fleet,
         health,
         log,
+        metrics,
         shutdown,
         maintenance,
         spill,
@@ -229,6 +231,14 @@ fn health(r: &mut Reader) -> Health {
         address: r.address("health.address"),
         max_lag: r.duration("health.max_lag"),
         max_skew: r.duration("health.max_skew"),
+    }
+}
+
+fn metrics(r: &mut Reader) -> Metrics {
+    Metrics {
+        emf: r.flag("metrics.emf"),
+        emf_interval: r.duration("metrics.emf_interval"),
+        namespace: r.text("metrics.namespace"),
     }
 }
 

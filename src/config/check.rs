@@ -30,6 +30,14 @@ pub(super) fn region(name: &str) -> Result<(), String> {
     refuse(name.is_empty() || !name.bytes().all(allowed), "is not a region code")
 }
 
+/// A namespace of metrics ("Namespaces" in the Amazon CloudWatch User Guide). A leading `AWS/` is Amazon's own.
+pub(super) fn namespace(name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-_/#:".contains(&byte);
+    refuse(!(1..=255).contains(&name.len()), "is not of 1 to 255 characters")?;
+    refuse(!name.bytes().all(allowed), "has a character that a namespace cannot have")?;
+    refuse(name.starts_with("AWS/"), "begins with AWS/, which is Amazon's own")
+}
+
 /// A `scope-token` of RFC 6749 section 3.3.
 pub(super) fn scope(scope: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_graphic() && byte != b'"' && byte != b'\\';

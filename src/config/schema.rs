@@ -383,6 +383,19 @@ pub(super) static KEYS: &[Key] = &[
         "`auto` is pretty on a terminal, and JSON lines otherwise.",
     ),
     key(
+        "metrics.emf",
+        Kind::Flag,
+        Is("false"),
+        "Whether metrics are also written to standard output in CloudWatch's Embedded Metric Format.",
+    ),
+    key("metrics.emf_interval", between(secs(1), HOUR), Is("1m"), "How often that is done."),
+    key(
+        "metrics.namespace",
+        Kind::Text("1 to 255 characters of A-Z, a-z, 0-9, and any of . - _ / # :", check::namespace),
+        Is("Perennial"),
+        "The namespace in CloudWatch. Fleets that share one add up.",
+    ),
+    key(
         "shutdown.timeout",
         between(secs(1), secs(120)),
         Is("110s"),

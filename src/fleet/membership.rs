@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::item::{Action, Change, Condition, Key};
+use crate::metrics;
 use crate::plan::membership::{Rules, View};
 use crate::record::{Member, Phase, decode_member, encode_member};
 use crate::scheduler::Pulse;
@@ -63,6 +64,7 @@ impl<S: Store + Roster> Membership<S> {
                 Ok(members) => {
                     view.observe(members, self.clock.moment(), self.clock.now());
                     let seen: Vec<_> = view.workers().into_iter().map(str::to_owned).collect();
+                    metrics::FLEET_MEMBERS.set_count(&[], seen.len());
                     // The division follows from these two alone, and is not made anew for every beat.
                     if workers.as_ref() != Some(&(standing, seen.clone())) {
                         info!(members = seen.len(), phase = %standing, "the fleet has changed");

@@ -1,7 +1,7 @@
 //! The gate before the acquire: concurrency and rate budget of each provider, a breaker for each token endpoint, and
 //! one for each (endpoint, OAuth client id).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +38,11 @@ struct Budget {
     running: usize,
     /// When the rate budget has something left again.
     spent_until: Option<Moment>,
+    per_second: f64,
+    /// How many were let through since that was last asked.
+    passed: u32,
+    /// Token endpoints that were used under this provider's name.
+    endpoints: BTreeSet<String>,
 }
 
 /// An attempt that was let through.
@@ -69,6 +74,9 @@ impl Gate {
             concurrency: provider.concurrency,
             running: 0,
             spent_until: None,
+            per_second: provider.rate.per_second,
+            passed: 0,
+            endpoints: BTreeSet::new(),
         };
         let budgets = providers.iter().map(|(name, provider)| (name.clone(), budget(provider))).collect();
         Self { policy, clock, budgets, endpoints: BTreeMap::new(), applications: BTreeMap::new() }
@@ -100,6 +108,10 @@ impl Gate {
         }
         budget.spent_until = None;
         budget.running += 1;
+        budget.passed = budget.passed.saturating_add(1);
+        if !budget.endpoints.contains(&key.endpoint) {
+            budget.endpoints.insert(key.endpoint.clone());
+        }
         let probes = (
             self.endpoints.get_mut(&key.endpoint).is_some_and(probe),
             self.applications.get_mut(&application(key, app)).is_some_and(probe),
@@ -156,6 +168,25 @@ impl Gate {
                 endpoint.failure(&self.policy, failure.retry_after(), probes.0, now, unit);
             }
         }
+    }
+
+    /// Open breakers of each provider: of its token endpoints and of applications there.
+    pub(crate) fn open_breakers(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.budgets.iter().map(|(provider, budget)| {
+            let ours = |endpoint: &String| budget.endpoints.contains(endpoint);
+            let endpoints = self.endpoints.iter().filter(|(endpoint, breaker)| ours(endpoint) && breaker.is_open());
+            let applications =
+                self.applications.iter().filter(|((endpoint, _), breaker)| ours(endpoint) && breaker.is_open());
+            (provider.as_str(), endpoints.count() + applications.count())
+        })
+    }
+
+    /// How much of each provider's rate budget was used since this was last asked: so long ago.
+    pub(crate) fn budget_used(&mut self, since: Duration) -> impl Iterator<Item = (&str, f64)> {
+        self.budgets.iter_mut().map(move |(provider, budget)| {
+            let allowed = (budget.per_second * since.as_secs_f64()).max(1.0);
+            (provider.as_str(), f64::from(std::mem::take(&mut budget.passed)) / allowed)
+        })
     }
 
     /// How soon one of these lanes may be let through for a reason of time; what waits for a running attempt is

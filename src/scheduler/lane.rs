@@ -52,6 +52,10 @@ impl Lane {
         self.0.iter().map(|(_, slot)| *slot)
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

@@ -34,6 +34,7 @@ use super::{
 };
 use crate::client::ClientId;
 use crate::item::{Action, Change, Item, Key, MEMBERS, Write, attr};
+use crate::metrics;
 use crate::record::Partition;
 use crate::time::{Clock, Timestamp};
 
@@ -310,7 +311,7 @@ impl fmt::Debug for DynamoStore {
 
 impl Roster for DynamoStore {
     async fn members(&self) -> Result<Vec<(String, Item)>, StoreError> {
-        let items = self.partition(MEMBERS.to_owned()).await?.into_iter();
+        let items = counted("read", self.partition(MEMBERS.to_owned()).await)?.into_iter();
         Ok(items.map(|(key, item)| (key.sk().to_owned(), item)).collect())
     }
 }
@@ -318,7 +319,7 @@ impl Roster for DynamoStore {
 impl Store for DynamoStore {
     async fn read(&self, id: &ClientId) -> Result<Partition, StoreError> {
         let mut partition = Partition::default();
-        for (key, item) in self.partition(Key::partition(id)).await? {
+        for (key, item) in counted("read", self.partition(Key::partition(id)).await)? {
             partition.insert(&key, item);
         }
         Ok(partition)
@@ -326,10 +327,11 @@ impl Store for DynamoStore {
 
     async fn apply(&self, change: &Change) -> Result<Applied, StoreError> {
         rules::check(change)?;
-        match change.0.as_slice() {
+        let applied = match change.0.as_slice() {
             [write] => self.write(write).await,
             writes => self.transact(writes).await,
-        }
+        };
+        counted("write", applied)
     }
 
     async fn query(&self, query: &ShardQuery) -> Result<Page, StoreError> {
@@ -347,7 +349,7 @@ impl Store for DynamoStore {
             .return_consumed_capacity(ReturnConsumedCapacity::Total)
             .send()
             .await;
-        let output = sent.map_err(|error| self.fail(Failure::of(&error)))?;
+        let output = counted("read", sent.map_err(|error| self.fail(Failure::of(&error))))?;
         self.charge_read(output.consumed_capacity.as_slice());
         let more = output.last_evaluated_key.is_some_and(|key| !key.is_empty());
         Ok(Page { rows: output.items.unwrap_or_default().iter().filter_map(row).collect(), more })
@@ -358,10 +360,17 @@ impl Store for DynamoStore {
         let mut found = Vec::with_capacity(distinct.len());
         for some in distinct.chunks(BATCH) {
             let asked = render::batch(some, view).map_err(|error| refusal(&error))?;
-            found.extend(self.batch(asked).await?.into_iter().filter_map(ours));
+            found.extend(counted("read", self.batch(asked).await)?.into_iter().filter_map(ours));
         }
         Ok(found)
     }
+}
+
+fn counted<T>(operation: &str, result: Result<T, StoreError>) -> Result<T, StoreError> {
+    if result.is_err() {
+        metrics::STORE_FAILURES.add(&[operation], 1);
+    }
+    result
 }
 
 /// An item whose key is one of ours; others are ignored.

@@ -191,7 +191,7 @@ impl World {
         });
         let breaker = BreakerPolicy::default();
         let settings =
-            Settings { concurrency: 64, breaker, spread: secs(60), max_skew: secs(30), once: None };
+            Settings { concurrency: 64, breaker, spread: secs(60), max_skew: secs(30), census: None, once: None };
         Self {
             endpoint: Arc::new(Endpoint::new(Arc::clone(&clock))),
             clock,

@@ -1,0 +1,69 @@
+//! Where the metrics of a process that works go: to whoever scrapes, and to CloudWatch by lines on standard output.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::task::JoinHandle;
+use tracing_appender::non_blocking::ErrorCounter;
+
+use crate::config;
+use crate::metrics::{self, Exporter, Settings};
+use crate::telemetry::Lines;
+use crate::time::Clock;
+
+/// The metrics of this process, and the threads that write them and its logs.
+pub(super) struct Meter {
+    exporter: Arc<Exporter>,
+    lines: Lines,
+    logs: Lines,
+}
+
+impl Meter {
+    pub(super) fn install(config: &config::Metrics, logs: Lines) -> anyhow::Result<Self> {
+        let cloudwatch =
+            config.emf.then(|| Settings { interval: config.emf_interval, namespace: config.namespace.clone() });
+        let exporter = Arc::new(metrics::install(cloudwatch)?);
+        metrics::BUILD_INFO.set(&[env!("CARGO_PKG_VERSION")], 1.0);
+        Ok(Self { exporter, lines: Lines::to(io::stdout()), logs })
+    }
+
+    pub(super) fn exporter(&self) -> Arc<Exporter> {
+        Arc::clone(&self.exporter)
+    }
+
+    /// Reads the gauges by `measure`, and writes lines where that is configured, until it is aborted.
+    pub(super) fn start(
+        &self,
+        clock: Arc<dyn Clock>,
+        measure: impl Fn() + Send + 'static,
+    ) -> JoinHandle<()> {
+        let (exporter, writer) = (self.exporter(), self.lines.writer.clone());
+        let mut dropped = Dropped { counters: [self.logs.dropped(), self.lines.dropped()], told: 0 };
+        tokio::spawn(async move {
+            let measure = move || {
+                measure();
+                dropped.tell();
+            };
+            exporter.run(clock, writer, measure).await;
+        })
+    }
+
+    /// The last lines of all, then those of the log: nothing is written any more when this returns.
+    pub(super) fn finish(self) {
+        self.exporter.flush(self.lines.writer.clone());
+    }
+}
+
+/// Lines that nobody read in time.
+struct Dropped {
+    counters: [ErrorCounter; 2],
+    told: usize,
+}
+
+impl Dropped {
+    fn tell(&mut self) {
+        let dropped = self.counters.iter().map(ErrorCounter::dropped_lines).sum();
+        metrics::LOG_LINES_DROPPED.add(&[], u64::try_from(dropped - self.told).unwrap_or_default());
+        self.told = dropped;
+    }
+}
