@@ -176,7 +176,8 @@ impl Metric {
 
     fn key(&self, values: &[&str]) -> Key {
         debug_assert_eq!(values.len(), self.labels.len(), "{} has other labels", self.name);
-        let labels = self.labels.iter().zip(values).map(|((name, _), value)| Label::new(*name, (*value).to_owned()));
+        let labels =
+            self.labels.iter().zip(values).map(|((name, _), value)| Label::new(*name, (*value).to_owned()));
         Key::from_parts(self.name, labels.collect::<Vec<_>>())
     }
 }

@@ -203,7 +203,8 @@ impl Vitals {
     /// What was consumed since start, in dollars at the on-demand prices of us-east-1 ("Pricing for On-Demand Capacity"
     /// in Amazon DynamoDB's price list): $0.625 a million write units, $0.125 a million read units.
     pub fn dollars(&self) -> f64 {
-        (self.write_units() * DOLLARS_PER_MILLION_WRITES + self.read_units() * DOLLARS_PER_MILLION_READS) / 1e6
+        (self.write_units() * DOLLARS_PER_MILLION_WRITES + self.read_units() * DOLLARS_PER_MILLION_READS)
+            / 1e6
     }
 
     /// Notes a throttled request.

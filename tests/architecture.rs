@@ -30,7 +30,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("spill", &["aws", "client", "item", "plan", "record", "reply", "seal", "secret", "store", "time"]),
     (
         "refresh",
-        &["client", "entropy", "item", "metrics", "plan", "provider", "record", "reply", "spill", "store", "time"],
+        &[
+            "client", "entropy", "item", "metrics", "plan", "provider", "record", "reply", "spill", "store",
+            "time",
+        ],
     ),
     (
         "scheduler",
@@ -38,7 +41,19 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     (
         "fleet",
-        &["client", "item", "metrics", "plan", "provider", "record", "refresh", "scheduler", "spill", "store", "time"],
+        &[
+            "client",
+            "item",
+            "metrics",
+            "plan",
+            "provider",
+            "record",
+            "refresh",
+            "scheduler",
+            "spill",
+            "store",
+            "time",
+        ],
     ),
     ("registrar", &["client", "entropy", "item", "plan", "record", "store", "time"]),
     ("maintenance", &["time"]),

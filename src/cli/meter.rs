@@ -20,8 +20,9 @@ pub(super) struct Meter {
 
 impl Meter {
     pub(super) fn install(config: &config::Metrics, logs: Lines) -> anyhow::Result<Self> {
-        let cloudwatch =
-            config.emf.then(|| Settings { interval: config.emf_interval, namespace: config.namespace.clone() });
+        let cloudwatch = config
+            .emf
+            .then(|| Settings { interval: config.emf_interval, namespace: config.namespace.clone() });
         let exporter = Arc::new(metrics::install(cloudwatch)?);
         metrics::BUILD_INFO.set(&[env!("CARGO_PKG_VERSION")], 1.0);
         Ok(Self { exporter, lines: Lines::to(io::stdout()), logs })
@@ -32,11 +33,7 @@ impl Meter {
     }
 
     /// Reads the gauges by `measure`, and writes lines where that is configured, until it is aborted.
-    pub(super) fn start(
-        &self,
-        clock: Arc<dyn Clock>,
-        measure: impl Fn() + Send + 'static,
-    ) -> JoinHandle<()> {
+    pub(super) fn start(&self, clock: Arc<dyn Clock>, measure: impl Fn() + Send + 'static) -> JoinHandle<()> {
         let (exporter, writer) = (self.exporter(), self.lines.writer.clone());
         let mut dropped = Dropped { counters: [self.logs.dropped(), self.lines.dropped()], told: 0 };
         tokio::spawn(async move {

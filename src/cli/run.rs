@@ -258,7 +258,7 @@ async fn serve(config: &Config, health: &Arc<Health>) -> anyhow::Result<Option<S
         format!("health.address = \"{address}\" cannot be bound: give another, or set health.enabled = false")
     })?;
     let address = listener.local_addr()?;
-    info!(%address, "serving /healthz, /readyz, /status and /metrics");
+    info!(%address, "serving /healthz and /readyz");
     Ok(Some(tokio::spawn(health::serve(listener, Arc::clone(health)))))
 }
 

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use metrics::{
-    Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Label, Metadata, Recorder, SharedString, Unit,
+    Counter, CounterFn, Gauge, Histogram, HistogramFn, Key, KeyName, Label, Metadata, Recorder, SharedString,
+    Unit,
 };
 
 use super::{ALL, CloudWatch, Kind};
@@ -16,7 +17,8 @@ impl<R: Recorder> Renamed<R> {
     pub(super) fn new(inner: R) -> Self {
         for metric in ALL {
             let Some(cloudwatch) = metric.cloudwatch else { continue };
-            let (name, help) = (KeyName::from_const_str(cloudwatch.name), SharedString::const_str(metric.help));
+            let (name, help) =
+                (KeyName::from_const_str(cloudwatch.name), SharedString::const_str(metric.help));
             match metric.kind {
                 Kind::Counter => inner.describe_counter(name, Some(metric.unit), help),
                 Kind::Gauge => inner.describe_gauge(name, Some(metric.unit), help),
@@ -28,9 +30,12 @@ impl<R: Recorder> Renamed<R> {
 
     fn keys(key: &Key) -> Vec<Key> {
         let metric = ALL.iter().find(|metric| metric.name == key.name());
-        let Some(CloudWatch { name, sets }) = metric.and_then(|metric| metric.cloudwatch) else { return Vec::new() };
+        let Some(CloudWatch { name, sets }) = metric.and_then(|metric| metric.cloudwatch) else {
+            return Vec::new();
+        };
         let project = |set: &&[&str]| {
-            let labels: Vec<Label> = key.labels().filter(|label| set.contains(&label.key())).cloned().collect();
+            let labels: Vec<Label> =
+                key.labels().filter(|label| set.contains(&label.key())).cloned().collect();
             Key::from_parts(name, labels)
         };
         sets.iter().map(project).collect()

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use metrics::{KeyName, Recorder, SharedString};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder};
+use metrics_exporter_prometheus::{
+    BuildError, Matcher, PrometheusBuilder, PrometheusHandle, PrometheusRecorder,
+};
 use metrics_util::layers::FanoutBuilder;
 use metrique_metricsrs::MetricRecorder;
-use metrique_writer::format::FormatExt as _;
 use metrique_writer::EntryIoStream as _;
+use metrique_writer::format::FormatExt as _;
 use metrique_writer_format_emf::Emf;
 use tracing::warn;
 

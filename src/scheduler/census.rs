@@ -38,7 +38,8 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn tell_waiting(&self) {
-        let mut waiting: BTreeMap<&str, usize> = self.providers.keys().map(|name| (name.as_str(), 0)).collect();
+        let mut waiting: BTreeMap<&str, usize> =
+            self.providers.keys().map(|name| (name.as_str(), 0)).collect();
         for (key, lane) in &self.lanes {
             *waiting.entry(&key.provider).or_default() += lane.len();
         }

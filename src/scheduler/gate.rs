@@ -174,9 +174,12 @@ impl Gate {
     pub(crate) fn open_breakers(&self) -> impl Iterator<Item = (&str, usize)> {
         self.budgets.iter().map(|(provider, budget)| {
             let ours = |endpoint: &String| budget.endpoints.contains(endpoint);
-            let endpoints = self.endpoints.iter().filter(|(endpoint, breaker)| ours(endpoint) && breaker.is_open());
-            let applications =
-                self.applications.iter().filter(|((endpoint, _), breaker)| ours(endpoint) && breaker.is_open());
+            let endpoints =
+                self.endpoints.iter().filter(|(endpoint, breaker)| ours(endpoint) && breaker.is_open());
+            let applications = self
+                .applications
+                .iter()
+                .filter(|((endpoint, _), breaker)| ours(endpoint) && breaker.is_open());
             (provider.as_str(), endpoints.count() + applications.count())
         })
     }

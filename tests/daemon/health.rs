@@ -7,20 +7,11 @@ use serde_json::Value;
 
 use super::super::{SOON, is_live, provider, register};
 use crate::support::{
-    Deployment, DynamoLocal, Process, Proxy, fetch, free_port, log_lines, wait_for, wait_until,
+    Deployment, DynamoLocal, Process, Proxy, fetch, free_port, health_url, log_lines, wait_for, wait_until,
 };
 
 const SERVED: [(&str, &str); 2] =
     [("PERENNIAL__HEALTH__ENABLED", "true"), ("PERENNIAL__HEALTH__ADDRESS", "127.0.0.1:0")];
-
-async fn health_url(daemon: &Process) -> String {
-    wait_for(SOON, "the health endpoints are served", async || {
-        let log = log_lines(&daemon.errors());
-        let line = log.iter().find(|line| line["message"] == "serving /healthz and /readyz")?;
-        line["address"].as_str().map(|address| format!("http://{address}"))
-    })
-    .await
-}
 
 /// Status and body.
 async fn ask(url: &str, path: &str) -> (u16, String) {

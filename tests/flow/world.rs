@@ -190,8 +190,14 @@ impl World {
             verdict
         });
         let breaker = BreakerPolicy::default();
-        let settings =
-            Settings { concurrency: 64, breaker, spread: secs(60), max_skew: secs(30), census: None, once: None };
+        let settings = Settings {
+            concurrency: 64,
+            breaker,
+            spread: secs(60),
+            max_skew: secs(30),
+            census: None,
+            once: None,
+        };
         Self {
             endpoint: Arc::new(Endpoint::new(Arc::clone(&clock))),
             clock,

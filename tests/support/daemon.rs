@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use perennial::client::ClientId;
 use perennial::record::Snapshot;
@@ -14,7 +15,7 @@ use perennial::time::SystemClock;
 use tempfile::TempDir;
 use url::Url;
 
-use super::{DynamoLocal, Process};
+use super::{DynamoLocal, Process, log_lines, wait_for};
 
 /// Where the table is.
 #[derive(Clone)]
@@ -192,6 +193,19 @@ impl Deployment {
 pub(crate) async fn snapshot(store: &impl Store, id: &str) -> Snapshot {
     let id = ClientId::new(id).expect("a valid id");
     store.read(&id).await.expect("the table answers").decode(&id).expect("our own items decode")
+}
+
+/// Where a daemon with `health.address = "127.0.0.1:0"` serves `/healthz` and its neighbours.
+///
+/// # Panics
+/// When it does not say so in half a minute.
+pub(crate) async fn health_url(daemon: &Process) -> String {
+    wait_for(Duration::from_secs(30), "the health endpoints are served", async || {
+        let log = log_lines(&daemon.errors());
+        let line = log.iter().find(|line| line["message"] == "serving /healthz and /readyz")?;
+        line["address"].as_str().map(|address| format!("http://{address}"))
+    })
+    .await
 }
 
 /// The daemon's program. Cargo names it to tests; an example finds it beside its own folder.

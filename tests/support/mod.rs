@@ -13,6 +13,7 @@ mod dated;
 mod dynamo;
 mod moto;
 mod node_reader;
+pub(crate) mod numbers;
 mod oauth;
 mod oidc;
 mod process;
@@ -26,7 +27,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) use canaries::Canaries;
-pub(crate) use daemon::{Deployment, NewClient, snapshot};
+pub(crate) use daemon::{Deployment, NewClient, health_url, snapshot};
 pub(crate) use dated::DatedProxy;
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use moto::Moto;

@@ -84,6 +84,21 @@ impl Process {
         url.unwrap_or_else(|| panic!("{} printed {line:?} and not READY", self.name)).to_owned()
     }
 
+    /// All further lines, once the program has ended.
+    ///
+    /// # Panics
+    /// When it has not ended within `bound`.
+    pub(crate) async fn last_lines(&mut self, bound: Duration) -> Vec<String> {
+        let mut lines = Vec::new();
+        let ended = tokio::time::timeout(bound, async {
+            while let Some(line) = self.output.recv().await {
+                lines.push(line);
+            }
+        });
+        assert!(ended.await.is_ok(), "{} has not ended in {bound:?}:\n{}", self.name, self.errors());
+        lines
+    }
+
     /// Whether the program has closed its standard output, as it does when it ends.
     pub(crate) fn has_ended(&mut self) -> bool {
         loop {
