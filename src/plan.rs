@@ -5,7 +5,7 @@
 //!
 //! Reading order: [`lease`] (what the generations mean, what each step writes), [`outcome`] (the two judgements of a
 //! refresh), [`in_doubt`] (lost answers), [`schedule`] and [`backoff`] (when), [`registry`] (what operators write),
-//! [`breaker`], [`membership`] and [`ownership`] (who does which client).
+//! [`breaker`], [`membership`] and [`ownership`] (who does which client), [`condition`] (how a client fares, in a word).
 
 pub mod backoff;
 pub mod breaker;

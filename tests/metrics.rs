@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use perennial::metrics::{self, Kind};
 use support::numbers::{Datapoint, datapoints, labels, scrape, wait_for_datapoint};
-use support::{Auth, Deployment, DynamoLocal, NewClient, Process, StrictProvider, health_url, wait_until};
+use support::{Auth, Deployment, DynamoLocal, NewClient, StrictProvider, health_url, wait_until};
 
 const SECRET: &str = "canary-client-secret";
 const SOON: Duration = Duration::from_secs(30);
@@ -46,6 +46,7 @@ async fn deployment(clients: usize) -> (StrictProvider, Deployment) {
 }
 
 #[test]
+#[expect(clippy::disallowed_methods, reason = "tests look at their own environment")]
 fn the_documentation_is_what_the_table_says() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/metrics.md");
     let written = metrics::markdown();

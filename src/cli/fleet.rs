@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::json;
 
-use super::status::relative;
+use super::standing::relative;
 use super::{App, output};
 use crate::fleet::Rules;
 use crate::plan::membership::View;

@@ -8,10 +8,11 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
-use super::status::{Phase, Status, relative};
+use super::standing::{ClientStatus, relative};
 use super::{App, output};
 use crate::client::{Client, ClientId};
 use crate::item::Key;
+use crate::plan::condition::Condition;
 use crate::record::Partition;
 use crate::store::{IndexRow, ShardQuery, Store, StoreError, View};
 use crate::time::Timestamp;
@@ -28,7 +29,7 @@ const BATCH: usize = 33;
 pub(super) struct List {
     /// Only those in this state.
     #[arg(long)]
-    state: Option<Phase>,
+    state: Option<Condition>,
     /// Only those of this provider.
     #[arg(long, value_name = "NAME")]
     provider: Option<String>,
@@ -62,7 +63,7 @@ enum Sort {
 type SortKey = (i64, ClientId);
 
 impl Sort {
-    fn key(self, id: &ClientId, status: &Status) -> SortKey {
+    fn key(self, id: &ClientId, status: &ClientStatus) -> SortKey {
         let millis = |at: Option<Timestamp>, missing: i64| at.map_or(missing, Timestamp::as_millis);
         let rank = match self {
             Self::Id => 0,
@@ -134,7 +135,7 @@ impl List {
         ids: &[ClientId],
         now: Timestamp,
         name_broken: bool,
-    ) -> Result<Vec<(Client, Status)>, StoreError> {
+    ) -> Result<Vec<(Client, ClientStatus)>, StoreError> {
         let partitions = load(store, ids).await?;
         let mut found = Vec::new();
         for id in ids {
@@ -148,8 +149,8 @@ impl List {
         Ok(found)
     }
 
-    fn asks_for(&self, client: &Client, status: &Status) -> bool {
-        self.state.is_none_or(|phase| phase == status.phase)
+    fn asks_for(&self, client: &Client, status: &ClientStatus) -> bool {
+        self.state.is_none_or(|condition| condition == status.condition)
             && self.provider.as_ref().is_none_or(|name| *name == client.provider)
             && (!self.failing || status.failures > 0)
     }
@@ -175,11 +176,11 @@ fn understand(
     id: &ClientId,
     partition: Option<&Partition>,
     now: Timestamp,
-) -> Result<Option<(Client, Status)>, String> {
+) -> Result<Option<(Client, ClientStatus)>, String> {
     let Some(partition) = partition else { return Ok(None) };
     let read = partition.decode(id).map_err(|malformed| malformed.to_string())?;
     let Some(client) = read.client() else { return Ok(None) };
-    match Status::of(client, &read, now) {
+    match ClientStatus::of(client, &read, now) {
         Some(status) => Ok(Some((client.clone(), status))),
         None => Err(format!("{}: is missing, though the client is registered", Key::Lease(id.clone()))),
     }
@@ -241,7 +242,7 @@ struct Printer {
 
 impl Printer {
     /// False once no more are wanted.
-    fn print(&mut self, client: &Client, status: &Status) -> anyhow::Result<bool> {
+    fn print(&mut self, client: &Client, status: &ClientStatus) -> anyhow::Result<bool> {
         if self.left == Some(0) {
             return Ok(false);
         }
@@ -279,9 +280,9 @@ impl Printer {
 }
 
 /// A pause beside another state is told, too: it outlasts whatever is done about that one.
-fn state(client: &Client, status: &Status) -> String {
-    let paused = if client.paused && status.phase != Phase::Paused { ",paused" } else { "" };
-    format!("{}{paused}", status.phase)
+fn state(client: &Client, status: &ClientStatus) -> String {
+    let paused = if client.paused && status.condition != Condition::Paused { ",paused" } else { "" };
+    format!("{}{paused}", status.condition)
 }
 
 fn row(

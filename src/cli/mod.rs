@@ -21,7 +21,7 @@ mod show;
 mod source;
 mod spec;
 mod spill;
-mod status;
+mod standing;
 mod story;
 mod table;
 mod why;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::import_token::not_registered;
-use super::status::Status;
+use super::standing::ClientStatus;
 use super::{App, client_id, output};
 use crate::client::{Client, ClientId};
 use crate::record::Snapshot;
@@ -42,7 +42,7 @@ impl Show {
 }
 
 fn facts(client: &Client, read: &Snapshot, now: Timestamp) -> Value {
-    let status = Status::of(client, read, now);
+    let status = ClientStatus::of(client, read, now);
     let mut facts = status.map_or_else(
         || json!({ "client": client.id.as_str(), "state": "no LEASE item" }),
         |status| status.json(client),

@@ -6,10 +6,11 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::status::{Phase, Status, lease_end, relative};
+use super::standing::{ClientStatus, relative};
 use super::story::{Remedy, Story};
 use super::{App, client_id, output};
 use crate::client::{Client, ClientId, InDoubt, Provider};
+use crate::plan::condition::{Condition, lease_end};
 use crate::plan::in_doubt::Risk;
 use crate::plan::outcome::LONG_STREAK;
 use crate::plan::schedule::wanted_at;
@@ -56,7 +57,7 @@ pub(super) fn tell(
         Err(malformed) => return of_malformed(id, malformed),
     };
     let Some(client) = read.client() else { return of_nobody(id, read) };
-    let Some(status) = Status::of(client, read, now) else { return of_half_a_client(id) };
+    let Some(status) = ClientStatus::of(client, read, now) else { return of_half_a_client(id) };
     let mut story = Teller { id, client, read, provider, status: &status, now }.tell();
     if let Registration::Live(client) = &read.registration
         && provider.is_none()
@@ -130,22 +131,22 @@ struct Teller<'a> {
     client: &'a Client,
     read: &'a Snapshot,
     provider: Option<&'a Provider>,
-    status: &'a Status,
+    status: &'a ClientStatus,
     now: Timestamp,
 }
 
 impl Teller<'_> {
     fn tell(&self) -> Story {
-        let mut story = Story::new(self.id, self.status.phase.as_str());
-        match self.status.phase {
-            Phase::Dead => self.dead(&mut story),
-            Phase::Held => self.held(&mut story),
-            Phase::Refreshing => self.refreshing(&mut story),
-            Phase::InDoubt => self.in_doubt(&mut story),
-            Phase::Paused => self.paused(&mut story),
-            Phase::Pending | Phase::Expired | Phase::Idle => self.waiting(&mut story),
+        let mut story = Story::new(self.id, self.status.condition.as_str());
+        match self.status.condition {
+            Condition::Dead => self.dead(&mut story),
+            Condition::Held => self.held(&mut story),
+            Condition::Refreshing => self.refreshing(&mut story),
+            Condition::InDoubt => self.in_doubt(&mut story),
+            Condition::Paused => self.paused(&mut story),
+            Condition::Pending | Condition::Expired | Condition::Idle => self.waiting(&mut story),
         }
-        if self.client.paused && self.status.phase != Phase::Paused {
+        if self.client.paused && self.status.condition != Condition::Paused {
             story.is(
                 "It is paused by an operator, too: whatever is done about the rest, it is not refreshed.",
             );
@@ -278,8 +279,8 @@ impl Teller<'_> {
     }
 
     fn waiting(&self, story: &mut Story) {
-        match self.status.phase {
-            Phase::Pending => story.is(format!(
+        match self.status.condition {
+            Condition::Pending => story.is(format!(
                 "It waits for its first token, since {}.",
                 self.at(self.client.joined.min(self.now))
             )),
@@ -341,7 +342,7 @@ impl Teller<'_> {
                 ));
             }
         }
-        if let Some(sends) = self.status.doubt.filter(|_| self.status.phase != Phase::Held) {
+        if let Some(sends) = self.status.doubt.filter(|_| self.status.condition != Condition::Held) {
             story.was(format!(
                 "The stored refresh token is in doubt: it may be spent, after {sends} sends without an answer."
             ));
@@ -363,7 +364,7 @@ impl Teller<'_> {
             );
             self.import(story, true);
         }
-        if needs && token.refresh_token.is_none() && self.status.phase != Phase::Dead {
+        if needs && token.refresh_token.is_none() && self.status.condition != Condition::Dead {
             story.is("Its grant needs a refresh token, and none is stored.");
         }
         if token.refresh_token.is_some()

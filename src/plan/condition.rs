@@ -1,6 +1,7 @@
-//! A client's condition in one word, as operators, metrics and the commands tell it.
+//! A client's condition in one word: what operators filter by, and what is counted.
 //!
-//! Made of what is stored, and of wall time: good for telling, never for deciding who may refresh.
+//! The words are public: commands print them, metrics carry them as labels. What most needs somebody's eye comes
+//! first where more than one would fit.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use crate::client::Client;
 use crate::record::{Lease, Token};
 use crate::time::Timestamp;
 
-/// How a client is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// How a client fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Condition {
     /// Its token is good, or it waits for its next try with a good one.
     Idle,
@@ -33,7 +34,7 @@ pub enum Condition {
 
 impl Condition {
     /// All of them.
-    pub const ALL: &'static [Self] = &[
+    pub const ALL: [Self; 8] = [
         Self::Idle,
         Self::Refreshing,
         Self::InDoubt,
@@ -44,7 +45,7 @@ impl Condition {
         Self::Expired,
     ];
 
-    /// As commands spell it.
+    /// As commands print it and are asked for it.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::InDoubt => "in-doubt",
@@ -52,7 +53,7 @@ impl Condition {
         }
     }
 
-    /// As metrics spell it.
+    /// As a metric's label, where a hyphen is unusual.
     pub fn label(self) -> &'static str {
         match self {
             Self::Idle => "idle",
@@ -78,7 +79,7 @@ impl fmt::Display for Condition {
     }
 }
 
-/// What most needs an operator's eye comes first.
+/// How this client fares now.
 pub fn condition(client: &Client, lease: &Lease, token: &Token, now: Timestamp) -> Condition {
     match standing(lease, token.generation) {
         Standing::Dead | Standing::Removed => Condition::Dead,
@@ -96,4 +97,64 @@ pub fn condition(client: &Client, lease: &Lease, token: &Token, now: Timestamp) 
 pub fn lease_end(lease: &Lease) -> Timestamp {
     let begun = lease.intended_at.unwrap_or(Timestamp::EPOCH);
     begun.plus(Duration::from_millis(lease.lease_ms.max(0).unsigned_abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::testing::client;
+    use crate::record::{Gen, State};
+
+    const NOW: Timestamp = Timestamp::from_secs(1_000_000);
+
+    fn good() -> Token {
+        Token { expires_at: NOW.plus(Duration::from_secs(60)), ..Token::stub(Gen(3)) }
+    }
+
+    fn of(state: State, token: &Token) -> Condition {
+        let lease = Lease { state, of: Some(Gen(3)), ..Lease::idle(Gen(4)) };
+        condition(&client(), &lease, token, NOW)
+    }
+
+    #[test]
+    fn a_client_that_may_be_acquired_is_told_by_its_token() {
+        let expired = Token { expires_at: NOW, ..good() };
+        assert_eq!(of(State::Idle, &good()), Condition::Idle);
+        assert_eq!(of(State::Idle, &expired), Condition::Expired, "to the second");
+        assert_eq!(of(State::Idle, &Token::stub(Gen(3))), Condition::Pending);
+        let paused = Client { paused: true, ..client() };
+        assert_eq!(condition(&paused, &Lease::idle(Gen(3)), &expired, NOW), Condition::Paused);
+    }
+
+    #[test]
+    fn an_attempt_is_in_doubt_once_its_lease_is_over() {
+        let begun = NOW.minus(Duration::from_secs(90));
+        let attempt = |lease_ms| Lease {
+            state: State::InFlight,
+            intended_at: Some(begun),
+            lease_ms,
+            ..Lease::idle(Gen(4))
+        };
+        assert_eq!(condition(&client(), &attempt(90_001), &good(), NOW), Condition::Refreshing);
+        assert_eq!(condition(&client(), &attempt(90_000), &good(), NOW), Condition::InDoubt);
+        assert_eq!(condition(&client(), &attempt(-5), &good(), NOW), Condition::InDoubt, "nonsense");
+    }
+
+    #[test]
+    fn what_an_operator_must_decide_outdoes_an_expired_token_and_a_newer_token_ends_it() {
+        let expired = Token { expires_at: NOW, ..good() };
+        assert_eq!(of(State::Held, &expired), Condition::Held);
+        assert_eq!(of(State::Unknown("Z".into()), &expired), Condition::Held);
+        assert_eq!(of(State::Dead, &expired), Condition::Dead);
+        assert_eq!(of(State::Removed, &expired), Condition::Dead);
+        assert_eq!(of(State::Dead, &Token { generation: Gen(4), ..good() }), Condition::Idle);
+    }
+
+    #[test]
+    fn every_word_is_a_label_of_its_own() {
+        let labels: std::collections::BTreeSet<_> = Condition::ALL.map(Condition::label).into();
+        assert_eq!(labels.len(), 8);
+        assert!(labels.iter().all(|label| label.chars().all(|c| c.is_ascii_lowercase() || c == '_')));
+        assert_eq!(format!("{:<10}|", Condition::InDoubt), "in-doubt  |");
+    }
 }

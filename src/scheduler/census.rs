@@ -82,7 +82,7 @@ impl Census {
 
     fn tell(&self) {
         for condition in Condition::ALL {
-            let count = self.clients.get(condition).copied().unwrap_or_default();
+            let count = self.clients.get(&condition).copied().unwrap_or_default();
             metrics::CLIENTS.set_count(&[condition.label()], count);
         }
         let least = Duration::from_millis(self.least_ms.unsigned_abs()).as_secs_f64();

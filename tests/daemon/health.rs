@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::{SOON, is_live, provider, register};
 use crate::support::{
-    Deployment, DynamoLocal, Process, Proxy, fetch, free_port, health_url, log_lines, wait_for, wait_until,
+    Deployment, DynamoLocal, Process, Proxy, fetch, free_port, health_url, log_lines, wait_until,
 };
 
 const SERVED: [(&str, &str); 2] =

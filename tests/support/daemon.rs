@@ -157,7 +157,12 @@ impl Deployment {
 
     /// Starts `perennial run` with more environment variables.
     pub(crate) async fn daemon_with(&self, variables: &[(&str, &str)]) -> Process {
-        Process::start(binary(), ["run"], |command| {
+        self.daemon_of(&binary(), variables).await
+    }
+
+    /// Starts the `run` of another build of the program.
+    pub(crate) async fn daemon_of(&self, program: &Path, variables: &[(&str, &str)]) -> Process {
+        Process::start(program, ["run"], |command| {
             self.settle(command);
             command.envs(variables.iter().copied());
         })

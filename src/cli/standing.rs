@@ -3,63 +3,39 @@
 //! Pure. What an item says of the past is told apart from what it says of now: after a success the lease still
 //! carries the failures before it.
 
-use std::fmt;
-use std::time::Duration;
-
+use clap::builder::PossibleValue;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::plan::lease::{Standing, standing};
+use crate::plan::condition::{Condition, condition};
 use crate::plan::schedule::{Due, due};
-use crate::record::{Gen, Lease, Snapshot, State, Token};
+use crate::record::{Gen, Snapshot, State, Token};
 use crate::time::Timestamp;
 
-/// A client's state, as operators filter by it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
-pub(super) enum Phase {
-    /// Its token is good, or it waits for its next try with a good one.
-    Idle,
-    /// An attempt is under way.
-    Refreshing,
-    /// An attempt has not ended in its time: its owner may have died.
-    InDoubt,
-    /// Its refresh token may be spent; an operator decides.
-    Held,
-    /// The provider said that its grant is gone.
-    Dead,
-    /// An operator paused it.
-    Paused,
-    /// Its first token is yet to come.
-    Pending,
-    /// Its token has expired.
-    Expired,
-}
-
-impl Phase {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Idle => "idle",
-            Self::Refreshing => "refreshing",
-            Self::InDoubt => "in-doubt",
-            Self::Held => "held",
-            Self::Dead => "dead",
-            Self::Paused => "paused",
-            Self::Pending => "pending",
-            Self::Expired => "expired",
-        }
+impl clap::ValueEnum for Condition {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
     }
-}
 
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Idle => "Its token is good, or it waits for its next try with a good one",
+            Self::Refreshing => "An attempt is under way",
+            Self::InDoubt => "An attempt has not ended in its time: its owner may have died",
+            Self::Held => "Its refresh token may be spent; an operator decides",
+            Self::Dead => "The provider said that its grant is gone",
+            Self::Paused => "An operator paused it",
+            Self::Pending => "Its first token is yet to come",
+            Self::Expired => "Its token has expired",
+        };
+        Some(PossibleValue::new(self.as_str()).help(help))
     }
 }
 
 /// What is known of a registered client now.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Status {
-    pub(super) phase: Phase,
+pub(super) struct ClientStatus {
+    pub(super) condition: Condition,
     /// Expiry of the access token; none where there is no token yet.
     pub(super) expires_at: Option<Timestamp>,
     /// When it will be refreshed, if nothing comes between; in the past where that is overdue.
@@ -76,7 +52,7 @@ pub(super) struct Status {
     pub(super) doubt: Option<u32>,
 }
 
-impl Status {
+impl ClientStatus {
     /// None where the client has no `LEASE` item: nobody can refresh it then.
     pub(super) fn of(client: &Client, read: &Snapshot, now: Timestamp) -> Option<Self> {
         let lease = read.lease.as_ref()?;
@@ -86,7 +62,7 @@ impl Status {
         // A success leaves no release behind: the lease still tells of what was before it.
         let succeeded = lease.state == State::InFlight && token.generation >= lease.generation;
         Some(Self {
-            phase: phase(client, lease, token, now),
+            condition: condition(client, lease, token, now),
             expires_at: (token.expires_at != Timestamp::EPOCH).then_some(token.expires_at),
             next_refresh: match due(client, lease, token) {
                 Due::At(at) => Some(at.max(client.joined.min(now))),
@@ -106,7 +82,7 @@ impl Status {
             "client": client.id.as_str(),
             "provider": client.provider,
             "grant": client.grant.as_str(),
-            "state": self.phase.as_str(),
+            "state": self.condition.as_str(),
             "paused": client.paused,
             "expires_at": time(self.expires_at),
             "next_refresh_at": time(self.next_refresh),
@@ -116,26 +92,6 @@ impl Status {
             "last_attempt_at": time(self.last_attempt),
         })
     }
-}
-
-/// What most needs an operator's eye comes first.
-fn phase(client: &Client, lease: &Lease, token: &Token, now: Timestamp) -> Phase {
-    match standing(lease, token.generation) {
-        Standing::Dead | Standing::Removed => Phase::Dead,
-        Standing::Held | Standing::Unknown => Phase::Held,
-        Standing::InDoubt if now < lease_end(lease) => Phase::Refreshing,
-        Standing::InDoubt => Phase::InDoubt,
-        Standing::Free if client.paused => Phase::Paused,
-        Standing::Free if token.expires_at == Timestamp::EPOCH => Phase::Pending,
-        Standing::Free if token.expires_at <= now => Phase::Expired,
-        Standing::Free => Phase::Idle,
-    }
-}
-
-/// When an attempt's time is over, by the clock of whoever wrote it.
-pub(super) fn lease_end(lease: &Lease) -> Timestamp {
-    let begun = lease.intended_at.unwrap_or(Timestamp::EPOCH);
-    begun.plus(Duration::from_millis(lease.lease_ms.max(0).unsigned_abs()))
 }
 
 /// A time as a person says it: `in 12m 5s`, `3h ago`, `now`.
