@@ -6,6 +6,7 @@ mod daemon {
     pub(crate) mod cut_off;
     pub(crate) mod fleet;
     pub(crate) mod health;
+    pub(crate) mod healthcheck;
     pub(crate) mod operators;
     pub(crate) mod spilled;
     pub(crate) mod starts;

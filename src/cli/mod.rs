@@ -10,6 +10,7 @@ mod config;
 mod edit;
 mod fleet;
 mod get;
+mod healthcheck;
 mod import_token;
 mod list;
 mod meter;
@@ -72,6 +73,7 @@ enum Command {
     Clients(Box<clients::ClientsCommand>),
     Fleet(fleet::Fleet),
     Get(get::Get),
+    Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
     Spill(spill::SpillCommand),
     Why(why::Why),
@@ -107,6 +109,7 @@ impl Cli {
             Command::Clients(command) => Box::pin(command.run(&app)).await,
             Command::Fleet(command) => Box::pin(command.run(&app)).await,
             Command::Get(command) => Box::pin(command.run(&app)).await,
+            Command::Healthcheck(command) => Box::pin(command.run(&app)).await,
             Command::Spill(command) => Box::pin(command.run(&app)).await,
             Command::Why(command) => Box::pin(command.run(&app)).await,
         }
