@@ -13,7 +13,7 @@ ARGS ?=
 # How many storms `make sim` lives through.
 SEEDS ?= 1000
 
-.PHONY: help demo test sim model chaos idle check bench clean-parts
+.PHONY: help demo test sim model chaos idle check bench deploy-check clean-parts
 
 help: ## List these targets
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -59,6 +59,9 @@ check: ## Check format, lints, docs, and dependencies
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps
 	scripts/one-tls-stack.sh
 	scripts/deny.sh
+
+deploy-check: ## Lint the CloudFormation template (tools fetched once, from PyPI)
+	scripts/deploy-check.sh
 
 bench: ## Measure the engine in a release build
 	$(CARGO) bench --locked --bench engine -- $(ARGS)

@@ -860,6 +860,27 @@ fn what_is_no_secret_is_refused_by_its_place() {
 }
 
 #[tokio::test]
+async fn a_whole_table_is_paused_before_a_daemon_looks_at_it() {
+    let world = World::new();
+    let machines = ["a", "b", "c", "d", "e"].map(|id| MACHINE.replace("billing", id)).concat();
+    world.apply(&format!("{CUSTOMER}{machines}"), &[]).ok();
+    world.run(&["clients", "pause"]).fails(2, &["<ID>"]);
+    world.run(&["clients", "pause", "--all", "crm-7"]).fails(2, &["--all"]);
+    world.run(&["clients", "pause", "b"]).ok();
+    world.run(&["clients", "pause", "--all"]).ok();
+    let listed = json_lines(&world.run(&["clients", "list", "--json"]).ok());
+    assert_eq!(listed.len(), 6);
+    assert!(listed.iter().all(|row| row["paused"] == true), "{listed:#?}");
+    // What cannot be understood is told, and does not keep the others from being paused.
+    world.run(&["clients", "resume", "b", "crm-7"]).ok();
+    world.assign(Key::Config(id("c")), vec![Assignment::Set(attr::CLIENT_ID, Value::N(7))]).await;
+    world.run(&["clients", "pause", "--all"]).fails(1, &["error: "]);
+    for client in ["b", "crm-7"] {
+        assert!(world.read(client).await.client().is_some_and(|client| client.paused), "{client}");
+    }
+}
+
+#[tokio::test]
 async fn a_pause_beside_another_state_is_told() {
     let world = World::new();
     world.add_customer();

@@ -1,9 +1,13 @@
 //! `perennial clients pause`, `resume` and `refresh`: one attribute of the registration.
+//!
+//! `pause --all` is for a table whose refresh tokens may be spent, as one that was restored: what nobody refreshes can be
+//! looked at in peace.
 
 use std::process::ExitCode;
 
 use clap::Args;
 
+use super::list::Listing;
 use super::{App, client_id, output};
 use crate::client::ClientId;
 use crate::registrar::{Outcome, RegistrarError};
@@ -12,8 +16,11 @@ use crate::registrar::{Outcome, RegistrarError};
 #[derive(Debug, Args)]
 pub(super) struct Pause {
     /// Clients.
-    #[arg(required = true, value_name = "ID", value_parser = client_id)]
+    #[arg(required_unless_present = "all", value_name = "ID", value_parser = client_id)]
     ids: Vec<ClientId>,
+    /// Every client of the table, as before a daemon is started on a table that was restored to a point in time.
+    #[arg(long, conflicts_with = "ids")]
+    all: bool,
 }
 
 /// Refresh clients again that were paused.
@@ -34,11 +41,24 @@ pub(super) struct Refresh {
     ids: Vec<ClientId>,
 }
 
+const PAUSED: [&str; 2] = ["paused", "is paused already"];
+
 impl Pause {
     pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         let store = app.store().await?;
         let registrar = app.registrar(&store);
-        each(&self.ids, ["paused", "is paused already"], async |id| registrar.pause(id, true).await).await
+        let pause = async |id: &ClientId| registrar.pause(id, true).await;
+        if !self.all {
+            return each(&self.ids, PAUSED, pause).await;
+        }
+        let mut code = ExitCode::SUCCESS;
+        let mut listing = Listing::new(&store, app.config().store.shards);
+        while let Some(ids) = listing.next().await? {
+            if each(&ids, PAUSED, pause).await? != ExitCode::SUCCESS {
+                code = ExitCode::FAILURE;
+            }
+        }
+        Ok(code)
     }
 }
 

@@ -128,7 +128,12 @@ fn list(differences: &[Finding]) -> String {
 /// [`TableError::Differs`] where a table of that name is there and is another, [`TableError::NotActive`] after five
 /// minutes.
 pub async fn create(store: &DynamoStore, spec: &TableSpec) -> Result<Vec<Finding>, TableError> {
-    let made = request_table(store, spec).await?;
+    // Asked for only where it is missing: whoever finishes a table that others made need not be allowed to make one.
+    let made = match describe(store).await {
+        Ok(_) => false,
+        Err(TableError::Missing(_)) => request_table(store, spec).await?,
+        Err(error) => return Err(error),
+    };
     let description = active(store).await?;
     if fit(store, judge::structure(&description)).is_err() {
         // Not ours to finish: everything that is wrong with it, at once.

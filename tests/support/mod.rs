@@ -92,7 +92,7 @@ fn root() -> PathBuf {
 ///
 /// # Panics
 /// When it is not there, with the remedy.
-fn part(path: &str) -> PathBuf {
+pub(crate) fn part(path: &str) -> PathBuf {
     let path = root().join(path);
     assert!(
         path.exists(),
