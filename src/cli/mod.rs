@@ -6,12 +6,14 @@
 mod add;
 mod apply;
 mod clients;
+mod completions;
 mod config;
 mod edit;
 mod fleet;
 mod get;
 mod import_token;
 mod list;
+mod man;
 mod meter;
 mod output;
 mod remove;
@@ -75,6 +77,8 @@ enum Command {
     #[command(subcommand)]
     Spill(spill::SpillCommand),
     Why(why::Why),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Runs a command to its end.
@@ -97,6 +101,12 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 
 impl Cli {
     async fn run(self) -> anyhow::Result<ExitCode> {
+        // These speak of the program, and need no configuration.
+        match &self.command {
+            Command::Completions(command) => return command.run(),
+            Command::Man(command) => return command.run(),
+            _ => {}
+        }
         let mut app = App::load(self.config)?;
         app.checks_table = !matches!(self.command, Command::Run(_) | Command::Table(_));
         // Boxed: the commands' futures differ greatly in size.
@@ -109,6 +119,8 @@ impl Cli {
             Command::Get(command) => Box::pin(command.run(&app)).await,
             Command::Spill(command) => Box::pin(command.run(&app)).await,
             Command::Why(command) => Box::pin(command.run(&app)).await,
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
         }
     }
 }
