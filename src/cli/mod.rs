@@ -6,6 +6,7 @@
 mod add;
 mod apply;
 mod clients;
+mod completions;
 mod config;
 mod edit;
 mod fleet;
@@ -13,6 +14,7 @@ mod get;
 mod healthcheck;
 mod import_token;
 mod list;
+mod man;
 mod meter;
 mod output;
 mod remove;
@@ -77,6 +79,8 @@ enum Command {
     #[command(subcommand)]
     Spill(spill::SpillCommand),
     Why(why::Why),
+    Completions(completions::Completions),
+    Man(man::Man),
 }
 
 /// Runs a command to its end.
@@ -99,6 +103,12 @@ pub fn fail(error: &anyhow::Error) -> ExitCode {
 
 impl Cli {
     async fn run(self) -> anyhow::Result<ExitCode> {
+        // These speak of the program, and need no configuration.
+        match &self.command {
+            Command::Completions(command) => return command.run(),
+            Command::Man(command) => return command.run(),
+            _ => {}
+        }
         let mut app = App::load(self.config)?;
         app.checks_table = !matches!(self.command, Command::Run(_) | Command::Table(_));
         // Boxed: the commands' futures differ greatly in size.
@@ -112,6 +122,8 @@ impl Cli {
             Command::Healthcheck(command) => Box::pin(command.run(&app)).await,
             Command::Spill(command) => Box::pin(command.run(&app)).await,
             Command::Why(command) => Box::pin(command.run(&app)).await,
+            Command::Completions(command) => command.run(),
+            Command::Man(command) => command.run(),
         }
     }
 }

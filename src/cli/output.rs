@@ -14,8 +14,13 @@ pub(super) struct Closed;
 
 /// Prints a line of the result.
 pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
+    raw(format!("{text}\n").as_bytes())
+}
+
+/// Prints a part of the result as it is.
+pub(super) fn raw(text: &[u8]) -> anyhow::Result<()> {
     let mut stdout = io::stdout().lock();
-    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+    match stdout.write_all(text).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Closed.into()),
         written => Ok(written?),
     }
