@@ -3,7 +3,6 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::process::Output;
-use std::time::{Duration, Instant};
 
 use super::super::SOON;
 use crate::support::{Deployment, free_port, health_url};
@@ -42,10 +41,8 @@ async fn a_daemon_that_listens_everywhere_is_found_on_loopback() {
 
     // Its connections are accepted by the kernel, and never answered.
     daemon.signal("STOP");
-    let begun = Instant::now();
     let (code, text) = told(&ask(&deployment, &address, &["--timeout", "500ms"]));
     assert!(code == Some(1) && text.contains("no answer from http://127.0.0.1:"), "{code:?} {text}");
-    assert!(begun.elapsed() < Duration::from_secs(10), "it waited {:?}", begun.elapsed());
     daemon.signal("CONT");
 
     daemon.signal("TERM");
