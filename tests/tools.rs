@@ -1,7 +1,13 @@
-//! What operators look at and install: `status`, `top`, completions and manual pages, by the real binary.
+//! What operators look at and install: `status`, completions and manual pages, by the real binary.
 
 mod support;
 
 mod tools {
     pub(crate) mod manual;
+    pub(crate) mod status;
 }
+
+use std::time::Duration;
+
+const SECRET: &str = "canary-client-secret";
+const SOON: Duration = Duration::from_secs(30);

@@ -15,9 +15,9 @@ use futures_util::{StreamExt as _, stream};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::list::Listing;
 use super::source::{Source, imported};
 use super::spec::{self, Entry, Format, Problem};
+use super::walk::Listing;
 use super::{App, UsageError, client_id, confirm, output};
 use crate::client::{ClientId, Provider};
 use crate::item::{Key, attr};
@@ -367,8 +367,9 @@ async fn surplus(store: &DynamoStore, app: &App, plan: &Plan<'_>) -> anyhow::Res
     let kept: BTreeSet<&ClientId> = planned.chain(plan.malformed.iter().map(|(id, _)| id)).collect();
     let mut listing = Listing::new(store, app.config().store.shards);
     let mut surplus = Vec::new();
-    while let Some(ids) = listing.next().await? {
-        let unwanted: Vec<_> = ids.into_iter().filter(|id| !kept.contains(id)).collect();
+    while let Some(page) = listing.next().await? {
+        page.name_strangers();
+        let unwanted: Vec<_> = page.ids.into_iter().filter(|id| !kept.contains(id)).collect();
         surplus.extend(registered(store, unwanted).await?);
     }
     surplus.sort_unstable();

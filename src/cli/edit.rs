@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 
-use super::list::Listing;
+use super::walk::Listing;
 use super::{App, client_id, output};
 use crate::client::ClientId;
 use crate::registrar::{Outcome, RegistrarError};
@@ -53,8 +53,9 @@ impl Pause {
         }
         let mut code = ExitCode::SUCCESS;
         let mut listing = Listing::new(&store, app.config().store.shards);
-        while let Some(ids) = listing.next().await? {
-            if each(&ids, PAUSED, pause).await? != ExitCode::SUCCESS {
+        while let Some(page) = listing.next().await? {
+            page.name_strangers();
+            if each(&page.ids, PAUSED, pause).await? != ExitCode::SUCCESS {
                 code = ExitCode::FAILURE;
             }
         }

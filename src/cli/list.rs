@@ -3,22 +3,17 @@
 //! Items that other tools wrote and that cannot be understood are named on stderr and skipped. With `--sort` the ids
 //! and their sort keys are held, and nothing else.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
 use super::standing::{ClientStatus, relative};
+use super::walk::{BATCH, Listing, load, understand};
 use super::{App, output};
 use crate::client::{Client, ClientId};
-use crate::item::Key;
 use crate::plan::condition::Condition;
-use crate::record::Partition;
-use crate::store::{IndexRow, ShardQuery, Store, StoreError, View};
+use crate::store::{Store, StoreError};
 use crate::time::Timestamp;
-
-/// Clients loaded at once: three items each, and DynamoDB takes a hundred keys a request (BatchGetItem).
-const BATCH: usize = 33;
 
 /// List the registered clients.
 #[derive(Debug, Args)]
@@ -89,8 +84,9 @@ impl List {
 
     async fn stream(&self, store: &impl Store, shards: u32, printer: &mut Printer) -> anyhow::Result<()> {
         let mut listing = Listing::new(store, shards);
-        while let Some(ids) = listing.next().await? {
-            for ids in ids.chunks(BATCH) {
+        while let Some(page) = listing.next().await? {
+            page.name_strangers();
+            for ids in page.ids.chunks(BATCH) {
                 for (client, status) in self.load(store, ids, printer.now, true).await? {
                     if !printer.print(&client, &status)? {
                         return Ok(());
@@ -110,8 +106,9 @@ impl List {
     ) -> anyhow::Result<()> {
         let mut keys: Vec<SortKey> = Vec::new();
         let mut listing = Listing::new(store, shards);
-        while let Some(ids) = listing.next().await? {
-            for ids in ids.chunks(BATCH) {
+        while let Some(page) = listing.next().await? {
+            page.name_strangers();
+            for ids in page.ids.chunks(BATCH) {
                 let loaded = self.load(store, ids, printer.now, true).await?;
                 keys.extend(loaded.iter().map(|(client, status)| sort.key(&client.id, status)));
             }
@@ -153,83 +150,6 @@ impl List {
         self.state.is_none_or(|condition| condition == status.condition)
             && self.provider.as_ref().is_none_or(|name| *name == client.provider)
             && (!self.failing || status.failures > 0)
-    }
-}
-
-/// The three items of each of these clients, without their secrets.
-async fn load(store: &impl Store, ids: &[ClientId]) -> Result<BTreeMap<ClientId, Partition>, StoreError> {
-    let keys: Vec<Key> = ids
-        .iter()
-        .flat_map(|id| [Key::Config(id.clone()), Key::Lease(id.clone()), Key::Token(id.clone())])
-        .collect();
-    let mut partitions: BTreeMap<ClientId, Partition> = BTreeMap::new();
-    for (key, item) in store.load(&keys, View::WithoutSecrets).await? {
-        if let Key::Config(id) | Key::Lease(id) | Key::Token(id) = &key {
-            partitions.entry(id.clone()).or_default().insert(&key, item);
-        }
-    }
-    Ok(partitions)
-}
-
-/// A client and its status; none where it is not registered any more.
-fn understand(
-    id: &ClientId,
-    partition: Option<&Partition>,
-    now: Timestamp,
-) -> Result<Option<(Client, ClientStatus)>, String> {
-    let Some(partition) = partition else { return Ok(None) };
-    let read = partition.decode(id).map_err(|malformed| malformed.to_string())?;
-    let Some(client) = read.client() else { return Ok(None) };
-    match ClientStatus::of(client, &read, now) {
-        Some(status) => Ok(Some((client.clone(), status))),
-        None => Err(format!("{}: is missing, though the client is registered", Key::Lease(id.clone()))),
-    }
-}
-
-/// Walks the index.
-pub(super) struct Listing<'a, S> {
-    store: &'a S,
-    query: ShardQuery,
-    shards: u32,
-    /// A client that is changed meanwhile moves to the end of its shard.
-    seen: BTreeSet<ClientId>,
-}
-
-impl<'a, S: Store> Listing<'a, S> {
-    pub(super) fn new(store: &'a S, shards: u32) -> Self {
-        let query = ShardQuery { shard: 0, joined_after: None, after: None };
-        Self { store, query, shards, seen: BTreeSet::new() }
-    }
-
-    /// The ids of the next page, which may be none; `None` after the last shard.
-    pub(super) async fn next(&mut self) -> Result<Option<Vec<ClientId>>, StoreError> {
-        if self.query.shard >= self.shards {
-            return Ok(None);
-        }
-        let page = self.store.query(&self.query).await?;
-        let ids = page.rows.iter().filter_map(named).filter(|id| self.seen.insert(id.clone())).collect();
-        match page.rows.into_iter().next_back() {
-            Some(last) if page.more => self.query.after = Some(last),
-            _ => {
-                self.query.shard += 1;
-                self.query.after = None;
-                self.seen.clear();
-            }
-        }
-        Ok(Some(ids))
-    }
-}
-
-fn named(row: &IndexRow) -> Option<ClientId> {
-    match Key::parse(&row.pk, &row.sk) {
-        Some(Key::Config(id)) => Some(id),
-        _ => {
-            output::note(format_args!(
-                "skipped: {}/{} is in the index and is no client of ours",
-                row.pk, row.sk
-            ));
-            None
-        }
     }
 }
 

@@ -13,9 +13,11 @@ mod fleet;
 mod get;
 mod healthcheck;
 mod import_token;
+mod judge;
 mod list;
 mod man;
 mod meter;
+mod muster;
 mod output;
 mod remove;
 mod resolve;
@@ -25,8 +27,12 @@ mod source;
 mod spec;
 mod spill;
 mod standing;
+mod status;
 mod story;
+mod survey;
 mod table;
+mod trouble;
+mod walk;
 mod why;
 
 use std::path::PathBuf;
@@ -44,14 +50,14 @@ use crate::registrar::Registrar;
 #[cfg(feature = "embedded")]
 use crate::store::Embedded;
 use crate::store::{Connection, DynamoStore, table as schema};
-use crate::time::{Clock, SystemClock};
+use crate::time::{Clock, SystemClock, Timestamp};
 
 /// What the exit codes say, as `--help` prints it.
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  refused, failed, or the condition that was asked for is not met
-  2  usage or configuration error; nothing was touched";
+  1  refused, failed, or the condition that was asked for is not met (`status`: degraded)
+  2  usage or configuration error; nothing was touched (`status`: broken, too)";
 
 /// Keeps third-party OAuth2 tokens fresh, over one DynamoDB table.
 #[derive(Debug, Parser)]
@@ -73,6 +79,7 @@ enum Command {
     Table(table::TableCommand),
     #[command(subcommand)]
     Clients(Box<clients::ClientsCommand>),
+    Status(status::Status),
     Fleet(fleet::Fleet),
     Get(get::Get),
     Healthcheck(healthcheck::Healthcheck),
@@ -117,6 +124,7 @@ impl Cli {
             Command::Config(command) => command.run(&app),
             Command::Table(command) => Box::pin(command.run(&app)).await,
             Command::Clients(command) => Box::pin(command.run(&app)).await,
+            Command::Status(command) => Box::pin(command.run(&app)).await,
             Command::Fleet(command) => Box::pin(command.run(&app)).await,
             Command::Get(command) => Box::pin(command.run(&app)).await,
             Command::Healthcheck(command) => Box::pin(command.run(&app)).await,
@@ -165,6 +173,11 @@ impl App {
 
     fn clock(&self) -> Arc<dyn Clock> {
         Arc::clone(&self.clock)
+    }
+
+    /// The time by the table's clock, as far as its answers have told how far ours is off.
+    fn table_time(&self, store: &DynamoStore) -> Timestamp {
+        muster::shifted(self.clock.now(), store.vitals().skew_ms())
     }
 
     /// The provider profile that a client names.

@@ -7,8 +7,9 @@ use clap::builder::PossibleValue;
 use serde_json::{Value, json};
 
 use crate::client::Client;
-use crate::plan::condition::{Condition, condition};
-use crate::plan::schedule::{Due, due};
+use crate::plan::condition::{Condition, condition, lease_end};
+use crate::plan::lease::{Standing, standing};
+use crate::plan::schedule::{Due, due, wanted_at};
 use crate::record::{Gen, Snapshot, State, Token};
 use crate::time::Timestamp;
 
@@ -38,6 +39,8 @@ pub(super) struct ClientStatus {
     pub(super) condition: Condition,
     /// Expiry of the access token; none where there is no token yet.
     pub(super) expires_at: Option<Timestamp>,
+    /// When its token asks to be replaced, whatever stands in the way; none where there is no token yet.
+    pub(super) wanted_at: Option<Timestamp>,
     /// When it will be refreshed, if nothing comes between; in the past where that is overdue.
     pub(super) next_refresh: Option<Timestamp>,
     /// Failures since the last success.
@@ -48,6 +51,8 @@ pub(super) struct ClientStatus {
     pub(super) owner: Option<String>,
     /// When that began.
     pub(super) last_attempt: Option<Timestamp>,
+    /// By when an attempt that is under way has to end.
+    pub(super) ends: Option<Timestamp>,
     /// Unanswered sends of the stored refresh token.
     pub(super) doubt: Option<u32>,
 }
@@ -64,6 +69,7 @@ impl ClientStatus {
         Some(Self {
             condition: condition(client, lease, token, now),
             expires_at: (token.expires_at != Timestamp::EPOCH).then_some(token.expires_at),
+            wanted_at: (token.expires_at != Timestamp::EPOCH).then(|| wanted_at(client, token)),
             next_refresh: match due(client, lease, token) {
                 Due::At(at) => Some(at.max(client.joined.min(now))),
                 Due::InDoubt | Due::Recheck | Due::Never => None,
@@ -72,6 +78,7 @@ impl ClientStatus {
             error: lease.error.clone().filter(|_| !succeeded),
             owner: lease.owner.clone(),
             last_attempt: lease.intended_at,
+            ends: (standing(lease, token.generation) == Standing::InDoubt).then(|| lease_end(lease)),
             doubt: lease.doubt_about(token.generation).filter(|_| !succeeded),
         })
     }
@@ -104,7 +111,7 @@ pub(super) fn relative(at: Timestamp, now: Timestamp) -> String {
 }
 
 /// The two largest units of a span of seconds.
-fn span(secs: u64) -> String {
+pub(super) fn span(secs: u64) -> String {
     let parts = [(secs / 86_400, "d"), (secs / 3600 % 24, "h"), (secs / 60 % 60, "m"), (secs % 60, "s")];
     let from = parts.iter().position(|(count, _)| *count > 0).unwrap_or(parts.len());
     let shown: Vec<String> = parts
