@@ -1,25 +1,26 @@
 //! Logs: for people on a terminal, JSON lines for machines, always on standard error. Panics are logged too.
 //!
-//! Lines are written by a thread of their own. Where whoever reads them does not keep up, they are dropped and counted:
-//! a blocked log pipe must not stop refreshes.
+//! Where whoever reads them does not keep up, lines are dropped and counted: a blocked log pipe must not stop refreshes.
 //!
 //! Invariant: no secret is logged, at any level. Our own code holds that by its types. The libraries below us print
 //! whole requests and answers at their finest level (the AWS SDK does, tokens and client secrets included), so that
 //! level is never theirs, whatever the filter says.
 
+mod lines;
+
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Stderr};
 use std::panic::{self, PanicHookInfo};
 
 use tracing::{Level, Metadata, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::fmt::{MakeWriter, fmt};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
+pub use self::lines::Lines;
 use crate::config::{Log, LogFormat};
 
 /// Why logging could not be set up.
@@ -33,38 +34,15 @@ pub enum TelemetryError {
     AlreadySet(#[from] TryInitError),
 }
 
-/// Lines that wait to be written, at most: a few megabytes.
-const BACKLOG: usize = 8192;
-
-/// A writer that never blocks: it hands whole lines to a thread, and drops them where that has fallen behind.
-pub struct Lines {
-    /// Where lines are written to. Clones share it.
-    pub writer: NonBlocking,
-    _thread: WorkerGuard,
-}
-
-impl Lines {
-    /// Writes to `output`. Dropped, it waits a second for what is not written yet.
-    pub fn to(output: impl Write + Send + 'static) -> Self {
-        let builder = NonBlockingBuilder::default().buffered_lines_limit(BACKLOG).lossy(true);
-        let (writer, thread) = builder.finish(output);
-        Self { writer, _thread: thread }
-    }
-
-    /// Counts the lines that were dropped.
-    pub fn dropped(&self) -> ErrorCounter {
-        self.writer.error_counter()
-    }
-}
-
-/// Logs to standard error from now on, panics included, for as long as what is returned lives.
+/// Logs to standard error from now on, panics included. What is returned counts the lines that nobody read.
 ///
 /// # Errors
 /// See [`TelemetryError`].
-pub fn init(log: &Log) -> Result<Lines, TelemetryError> {
+pub fn init(log: &Log) -> Result<Lines<Stderr>, TelemetryError> {
     let terminal = io::stderr().is_terminal();
     let lines = Lines::to(io::stderr());
-    let subscriber = subscriber(log, terminal, lines.writer.clone())?;
+    let writer = lines.clone();
+    let subscriber = subscriber(log, terminal, move || writer.clone())?;
     subscriber.try_init()?;
     log_panics();
     Ok(lines)

@@ -1,25 +1,24 @@
 //! Where the metrics of a process that works go: to whoever scrapes, and to CloudWatch by lines on standard output.
 
-use std::io;
+use std::io::{self, Stderr, Stdout};
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
-use tracing_appender::non_blocking::ErrorCounter;
 
 use crate::config;
 use crate::metrics::{self, Exporter, Settings};
 use crate::telemetry::Lines;
 use crate::time::Clock;
 
-/// The metrics of this process, and the threads that write them and its logs.
+/// The metrics of this process, and what writes them and its logs.
 pub(super) struct Meter {
     exporter: Arc<Exporter>,
-    lines: Lines,
-    logs: Lines,
+    lines: Lines<Stdout>,
+    logs: Lines<Stderr>,
 }
 
 impl Meter {
-    pub(super) fn install(config: &config::Metrics, logs: Lines) -> anyhow::Result<Self> {
+    pub(super) fn install(config: &config::Metrics, logs: Lines<Stderr>) -> anyhow::Result<Self> {
         let cloudwatch = config
             .emf
             .then(|| Settings { interval: config.emf_interval, namespace: config.namespace.clone() });
@@ -34,8 +33,8 @@ impl Meter {
 
     /// Reads the gauges by `measure`, and writes lines where that is configured, until it is aborted.
     pub(super) fn start(&self, clock: Arc<dyn Clock>, measure: impl Fn() + Send + 'static) -> JoinHandle<()> {
-        let (exporter, writer) = (self.exporter(), self.lines.writer.clone());
-        let mut dropped = Dropped { counters: [self.logs.dropped(), self.lines.dropped()], told: 0 };
+        let (exporter, writer) = (self.exporter(), self.lines.clone());
+        let mut dropped = Dropped { logs: self.logs.clone(), lines: self.lines.clone(), told: 0 };
         tokio::spawn(async move {
             let measure = move || {
                 measure();
@@ -45,22 +44,23 @@ impl Meter {
         })
     }
 
-    /// The last lines of all, then those of the log: nothing is written any more when this returns.
+    /// The last lines of all.
     pub(super) fn finish(self) {
-        self.exporter.flush(self.lines.writer.clone());
+        self.exporter.flush(self.lines);
     }
 }
 
 /// Lines that nobody read in time.
 struct Dropped {
-    counters: [ErrorCounter; 2],
-    told: usize,
+    logs: Lines<Stderr>,
+    lines: Lines<Stdout>,
+    told: u64,
 }
 
 impl Dropped {
     fn tell(&mut self) {
-        let dropped = self.counters.iter().map(ErrorCounter::dropped_lines).sum();
-        metrics::LOG_LINES_DROPPED.add(&[], u64::try_from(dropped - self.told).unwrap_or_default());
+        let dropped = self.logs.dropped() + self.lines.dropped();
+        metrics::LOG_LINES_DROPPED.add(&[], dropped - self.told);
         self.told = dropped;
     }
 }
