@@ -13,7 +13,7 @@ ARGS ?=
 # How many storms `make sim` lives through.
 SEEDS ?= 1000
 
-.PHONY: help demo test sim model chaos idle check bench footprint deploy-check clean-parts
+.PHONY: help demo test sim model chaos idle check bench image footprint deploy-check clean-parts
 
 help: ## List these targets
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -59,6 +59,9 @@ check: ## Check format, lints, docs, and dependencies
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps
 	scripts/one-tls-stack.sh
 	scripts/deny.sh
+
+image: ## Build the container image and hold it to its size
+	@scripts/image.sh $(ARGS)
 
 # A production build, and ten minutes.
 footprint: ## Measure what a small task needs: memory, processor time, capacity units
