@@ -8,21 +8,15 @@ mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::net::Ipv4Addr;
 use std::process::{Command, Output};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
-use axum::response::Response;
 use serde_json::Value;
-use support::{Auth, DynamoLocal, Process, StrictProvider, part, wait_until};
+use support::stack::{Stack, list, text, words};
+use support::{ACCESS_DENIED, Auth, DynamoLocal, Front, Process, StrictProvider, part, wait_until};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
 
 const EVERYTHING: [&str; 5] = [
     "CreateSpillBucket=true",
@@ -32,98 +26,10 @@ const EVERYTHING: [&str; 5] = [
     "SealingKeySecretArn=arn:aws:secretsmanager:us-east-1:123456789012:secret:sealing",
 ];
 
-/// A stack, as the emulator made it.
-struct Stack(Value);
-
-impl Stack {
-    fn emulate(arguments: &[&str]) -> Self {
-        part(".parts/moto/.complete");
-        let output = Command::new(part(".parts/moto/bin/python"))
-            .arg(part("scripts/emulate-stack.py"))
-            .args(arguments)
-            .envs([("AWS_ACCESS_KEY_ID", "local"), ("AWS_SECRET_ACCESS_KEY", "local")])
-            .env("AWS_DEFAULT_REGION", "us-east-1")
-            .output()
-            .expect("Python runs");
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{arguments:?}: the stack was not created:\n{errors}");
-        let stack = Self(serde_json::from_slice(&output.stdout).expect("JSON"));
-        assert_eq!(stack.0["status"], "CREATE_COMPLETE", "{arguments:?}");
-        stack
-    }
-
-    /// Resources of this type by their logical ids, with their properties.
-    fn of_type(&self, kind: &str) -> BTreeMap<&str, &Value> {
-        let resources = self.0["resources"].as_object().expect("resources");
-        let of_kind = resources.iter().filter(|(_, resource)| resource["type"] == kind);
-        of_kind.map(|(name, resource)| (name.as_str(), &resource["properties"])).collect()
-    }
-
-    fn count(&self, kind: &str) -> usize {
-        self.of_type(kind).len()
-    }
-
-    fn only(&self, kind: &str) -> &Value {
-        let found = self.of_type(kind);
-        assert_eq!(found.len(), 1, "{kind}");
-        found.into_values().next().expect("one")
-    }
-
-    fn container(&self, name: &str) -> &Value {
-        let containers = &self.only("AWS::ECS::TaskDefinition")["ContainerDefinitions"];
-        let named = list(containers).iter().find(|container| container["Name"] == name);
-        named.unwrap_or_else(|| panic!("no container {name} in {containers:#}"))
-    }
-
-    fn environment(&self, container: &str) -> Vec<(String, String)> {
-        // A parameter of type Number is one here; CloudFormation sends it as text.
-        let plain = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let variables = list(&self.container(container)["Environment"]).iter();
-        variables.map(|variable| (text(&variable["Name"]).to_owned(), plain(&variable["Value"]))).collect()
-    }
-
-    /// What the task's role allows, on which resources; the wildcard is never one of them.
-    fn grants(&self) -> Vec<(String, Vec<String>)> {
-        let role = self.of_type("AWS::IAM::Role")["TaskRole"];
-        let policies = list(&role["Policies"]).iter();
-        let statements = policies.flat_map(|policy| list(&policy["PolicyDocument"]["Statement"]));
-        let mut grants = Vec::new();
-        for statement in statements {
-            assert_eq!(statement["Effect"], "Allow");
-            let resources: Vec<_> = words(&statement["Resource"]);
-            assert!(resources.iter().all(|resource| *resource != "*"), "{statement:#}");
-            grants.extend(words(&statement["Action"]).into_iter().map(|action| (action, resources.clone())));
-        }
-        grants
-    }
-
-    fn dynamodb_actions(&self) -> BTreeSet<String> {
-        let actions = self.grants().into_iter().map(|(action, _)| action);
-        actions.filter_map(|action| Some(action.strip_prefix("dynamodb:")?.to_owned())).collect()
-    }
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().unwrap_or_else(|| panic!("no list: {value}"))
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
-}
-
-/// One text or a list of them.
-fn words(value: &Value) -> Vec<String> {
-    match value {
-        Value::String(word) => vec![word.clone()],
-        other => list(other).iter().map(|word| text(word).to_owned()).collect(),
-    }
-}
-
 /// A task's role before DynamoDB Local: it refuses what the role does not allow, as IAM does, and keeps account.
 struct Role {
-    url: String,
+    front: Front,
     account: Arc<Mutex<Account>>,
-    serving: JoinHandle<()>,
 }
 
 #[derive(Default)]
@@ -132,24 +38,20 @@ struct Account {
     refused: BTreeSet<String>,
 }
 
-#[derive(Clone)]
-struct Gate {
-    server: String,
-    allowed: BTreeSet<String>,
-    account: Arc<Mutex<Account>>,
-    client: reqwest::Client,
-}
-
 impl Role {
     async fn before(server: &str, allowed: BTreeSet<String>) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
-        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
         let account = Arc::<Mutex<Account>>::default();
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        let gate = Gate { server: server.to_owned(), allowed, account: Arc::clone(&account), client };
-        let app = Router::new().fallback(pass).with_state(gate);
-        let serving = tokio::spawn(async move { axum::serve(listener, app).await.expect("it serves") });
-        Self { url, account, serving }
+        let kept = Arc::clone(&account);
+        let front = Front::before(server, move |call| {
+            let needed = actions(call.operation(), &call.body);
+            let missing: Vec<_> = needed.difference(&allowed).cloned().collect();
+            let refused = !missing.is_empty();
+            let mut account = kept.lock().unwrap_or_else(PoisonError::into_inner);
+            account.used.extend(needed);
+            account.refused.extend(missing);
+            refused.then_some(ACCESS_DENIED)
+        });
+        Self { front: front.await, account }
     }
 
     fn used(&self) -> BTreeSet<String> {
@@ -159,38 +61,6 @@ impl Role {
     fn refused(&self) -> BTreeSet<String> {
         self.account.lock().unwrap_or_else(PoisonError::into_inner).refused.clone()
     }
-}
-
-impl Drop for Role {
-    fn drop(&mut self) {
-        self.serving.abort();
-    }
-}
-
-async fn pass(State(gate): State<Gate>, request: Request) -> Response {
-    let (head, body) = request.into_parts();
-    let body = to_bytes(body, 16 << 20).await.expect("a body");
-    let target = head.headers.get("x-amz-target").and_then(|target| target.to_str().ok()).unwrap_or_default();
-    let needed = actions(target.rsplit('.').next().unwrap_or_default(), &body);
-    let missing: Vec<_> = needed.difference(&gate.allowed).cloned().collect();
-    {
-        let mut account = gate.account.lock().unwrap_or_else(PoisonError::into_inner);
-        account.used.extend(needed);
-        account.refused.extend(missing.iter().cloned());
-    }
-    if !missing.is_empty() {
-        let refusal =
-            r#"{"__type":"com.amazon.coral.service#AccessDeniedException","Message":"not authorized"}"#;
-        let response = Response::builder().status(400).header("content-type", "application/x-amz-json-1.0");
-        return response.body(Body::from(refusal)).expect("a response");
-    }
-    let sent = gate.client.request(head.method, format!("{}{}", gate.server, head.uri));
-    let answer = sent.headers(head.headers).body(body).send().await.expect("DynamoDB Local answers");
-    let mut response = Response::builder().status(answer.status());
-    for (name, value) in answer.headers().iter().filter(|(name, _)| *name != "transfer-encoding") {
-        response = response.header(name, value);
-    }
-    response.body(Body::from(answer.bytes().await.expect("a body"))).expect("a response")
 }
 
 /// The actions that IAM asks for: a transaction needs those of its parts.
@@ -385,7 +255,7 @@ async fn the_role_suffices_on_the_templates_table_and_grants_nothing_more() {
     let provider = StrictProvider::start(&["--lifetime-secs", "3600"]).await;
     provider.register(Auth::Basic("app", "s")).await;
     let others = [
-        ("PERENNIAL__STORE__ENDPOINT", role.url.as_str()),
+        ("PERENNIAL__STORE__ENDPOINT", role.front.url()),
         // DynamoDB Local has neither keys nor protection. An empty variable counts as not set.
         ("PERENNIAL__STORE__KMS_KEY", ""),
         ("PERENNIAL__STORE__DELETION_PROTECTION", "false"),

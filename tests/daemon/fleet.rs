@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::super::{SECRET, SOON, is_live, provider, register, tok_gen};
 use crate::support::{
-    DatedProxy, Deployment, DynamoLocal, NewClient, Process, fetch, log_lines, snapshot, wait_until,
+    Deployment, DynamoLocal, Front, NewClient, Process, fetch, log_lines, snapshot, wait_until,
 };
 
 /// Fewer than open a breaker.
@@ -139,7 +139,7 @@ async fn a_wall_clock_that_is_off_is_told_and_stops_acquiring_and_not_committing
     let local = DynamoLocal::shared().await;
     let deployment = Deployment::on_dynamo(local, &settings);
     register(&deployment, &provider, &["in-flight"]).await;
-    let proxy = DatedProxy::before(local.endpoint()).await;
+    let proxy = Front::before(local.endpoint(), |_| None).await;
     let variables = [
         ("PERENNIAL__STORE__ENDPOINT", proxy.url()),
         ("PERENNIAL__HEALTH__ENABLED", "true"),

@@ -7,10 +7,11 @@
 #![allow(clippy::disallowed_methods, reason = "tests poll real processes, and look at their own environment")]
 #![allow(unused_imports, reason = "each test binary uses a part")]
 
+pub(crate) mod alarm;
 mod canaries;
 mod daemon;
-mod dated;
 mod dynamo;
+mod front;
 mod moto;
 mod node_reader;
 pub(crate) mod numbers;
@@ -18,6 +19,7 @@ mod oauth;
 mod oidc;
 mod process;
 mod proxy;
+pub(crate) mod stack;
 mod strict;
 
 use std::collections::HashSet;
@@ -28,8 +30,8 @@ use std::time::Duration;
 
 pub(crate) use canaries::Canaries;
 pub(crate) use daemon::{Deployment, NewClient, health_url, snapshot};
-pub(crate) use dated::DatedProxy;
 pub(crate) use dynamo::DynamoLocal;
+pub(crate) use front::{ACCESS_DENIED, Call, EXPIRED_CREDENTIALS, Front, Refusal, THROTTLED};
 pub(crate) use moto::Moto;
 pub(crate) use node_reader::{ReaderToken, node_reader};
 pub(crate) use oauth::{Auth, Reply, fetch, http_client, post_form, post_json, token_request};

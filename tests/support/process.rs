@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use tempfile::NamedTempFile;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::Instant;
 
 /// Starts the program, whose first line is its process id, kills it at the end of the input, and ends with its status. The id comes from an
 /// inner shell that then becomes the program: printed by the outer one it could come after the program's own words.
@@ -72,6 +73,19 @@ impl Process {
             Ok(None) => panic!("{} ended early:\n{}", self.name, self.errors()),
             Err(_) => panic!("{} printed nothing for {bound:?}:\n{}", self.name, self.errors()),
         }
+    }
+
+    /// The lines that come until then; none where the program has ended.
+    pub(crate) async fn lines_until(&mut self, end: Instant) -> Vec<String> {
+        let mut lines = Vec::new();
+        let reading = async {
+            while let Some(line) = self.output.recv().await {
+                lines.push(line);
+            }
+            std::future::pending::<()>().await;
+        };
+        tokio::time::timeout_at(end, reading).await.ok();
+        lines
     }
 
     /// The address from the line `READY http://...`.
