@@ -13,7 +13,7 @@ ARGS ?=
 # How many storms `make sim` lives through.
 SEEDS ?= 1000
 
-.PHONY: help demo test sim model chaos idle check bench image footprint deploy-check clean-parts
+.PHONY: help demo test sim model chaos drills idle check bench image footprint deploy-check clean-parts
 
 help: ## List these targets
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -51,6 +51,12 @@ chaos: ## Kill, stop and cut off real daemons, and judge what comes of it
 	scripts/parts.sh
 	@$(CARGO) build --locked --bins --example strict-provider --example chaos
 	@target/debug/examples/chaos $(ARGS)
+
+# About 50 minutes. ARGS="--scaled" takes seconds instead of minutes, ARGS="store_outage" rehearses one; `--help` lists them.
+drills: ## Rehearse bad days with the real daemon: outages, clock steps, throttling, expired credentials
+	scripts/parts.sh
+	@$(CARGO) build --locked --bins --example strict-provider --example drills
+	@target/debug/examples/drills $(ARGS)
 
 check: ## Check format, lints, docs, and dependencies
 	$(CARGO) fmt --check

@@ -57,7 +57,7 @@ mod trap;
 mod wire;
 
 use checker::Verdict;
-use fleet::{Setup, faketime};
+use fleet::Setup;
 use provider::Kind;
 use timings::{Scale, Timings};
 
@@ -102,7 +102,7 @@ async fn main() -> ExitCode {
         progress: !options.trace && std::io::stderr().is_terminal(),
         ..Setup::of(Timings::of(options.timings), clients)
     };
-    let skew = if faketime().is_some() { "libfaketime" } else { "none" };
+    let skew = if support::faketime::library().is_some() { "libfaketime" } else { "none" };
     println!(
         "seed={seed} daemons={} clients={clients} provider={:?} timings={:?} spill={} skew={skew}",
         options.daemons, options.provider, options.timings, setup.spill

@@ -11,7 +11,7 @@ use url::Url;
 use crate::client::is_loopback;
 
 /// Loads them; sends nothing to the service yet. Another endpoint than AWS's is in `us-east-1` where no region is set;
-/// on a loopback address stand-in credentials are used where neither environment nor profile has any.
+/// on a loopback address stand-in credentials are used where neither environment, profile nor ECS has any.
 pub async fn config(region: Option<&str>, endpoint: Option<&Url>) -> SdkConfig {
     loader(region, endpoint).load().await
 }
@@ -47,6 +47,7 @@ fn local_credentials() -> CredentialsProviderChain {
         aws_config::environment::EnvironmentVariableCredentialsProvider::new(),
     )
     .or_else("Profile", aws_config::profile::ProfileFileCredentialsProvider::builder().build())
+    .or_else("EcsContainer", aws_config::ecs::EcsCredentialsProvider::builder().build())
     .or_else("Loopback", stand_in)
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use perennial::metrics::{self, Kind};
 use support::numbers::{Datapoint, datapoints, labels, scrape, wait_for_datapoint};
-use support::{Auth, Deployment, DynamoLocal, NewClient, StrictProvider, free_port, health_url, wait_until};
+use support::{Auth, Deployment, DynamoLocal, NewClient, StrictProvider, health_url, wait_until};
 
 const SECRET: &str = "canary-client-secret";
 const SOON: Duration = Duration::from_secs(30);
@@ -164,61 +164,4 @@ async fn a_run_that_ends_writes_its_metrics_before_its_summary() {
     let refreshed =
         points.iter().filter(|p| p.name == "Refreshes" && p.dimensions == outcome).map(Datapoint::sum);
     assert_eq!(refreshed.sum::<f64>(), 2.0);
-}
-
-/// A log pipe that is full, as where the log driver hangs: the daemon goes on, and tells how much was not read.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_blocked_log_pipe_stops_no_refresh() {
-    let (provider, deployment) = deployment(5).await;
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    let address = format!("127.0.0.1:{}", free_port());
-    let mut command = deployment.command(&["run"]);
-    command.envs(SERVED).env("PERENNIAL__HEALTH__ADDRESS", &address).env("PERENNIAL__LOG__FILTER", "debug");
-    // Both streams, as under a driver that carries both.
-    command.stderr(writer.try_clone().expect("a copy")).stdout(writer);
-    let mut daemon = Killed(command.spawn().expect("the binary is built"));
-    drop(command);
-
-    let url = format!("http://{address}");
-    let dropped = async || {
-        let answered = support::fetch(&format!("{url}/healthz")).await.is_ok();
-        let name = ("perennial_log_lines_dropped_total".to_owned(), labels(&[]));
-        if answered { scrape(&url).await.get(&name).copied().unwrap_or_default() } else { 0.0 }
-    };
-    let mut ordered = 0;
-    wait_until(Duration::from_secs(120), "the pipe is full", async || {
-        deployment.ok(&["clients", "refresh", &format!("client-{}", ordered % 5)]);
-        ordered += 1;
-        dropped().await > 0.0
-    })
-    .await;
-    let before = provider.stats().await.granted;
-    for number in 0..5 {
-        deployment.ok(&["clients", "refresh", &format!("client-{number}")]);
-    }
-    wait_until(SOON, "all are refreshed", async || provider.stats().await.granted >= before + 5).await;
-    assert_eq!(support::fetch(&format!("{url}/readyz")).await.expect("it answers").status, 200);
-    assert_eq!(provider.stats().await.double_redemptions, 0);
-
-    let ended = std::process::Command::new("kill").arg(daemon.0.id().to_string()).status().expect("kill");
-    assert!(ended.success());
-    let mut status = None;
-    wait_until(SOON, "it drains though nobody reads", async || {
-        status = daemon.0.try_wait().expect("our own child");
-        status.is_some()
-    })
-    .await;
-    assert_eq!(status.and_then(|status| status.code()), Some(0));
-    drop(reader);
-}
-
-/// A child that does not outlive its test.
-struct Killed(std::process::Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        // It may have ended.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }

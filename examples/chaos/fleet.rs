@@ -6,7 +6,7 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use crate::journal::{Journal, Task};
 use crate::network::{Door, Network, TASK};
 use crate::provider::{Kind, Provider};
+use crate::support::faketime::WallClock;
 use crate::support::{Deployment, DynamoLocal, NewClient, Process, snapshot, wait_until};
 use crate::timings::{PROMPT, Timings};
 
@@ -62,7 +63,7 @@ pub(crate) struct Run {
     pub(crate) task: Task,
     pub(crate) process: Process,
     _door: Door,
-    skew: PathBuf,
+    clock: Option<WallClock>,
 }
 
 /// A run's parts.
@@ -139,25 +140,15 @@ impl Fleet {
     pub(crate) async fn start(&mut self) -> Task {
         let task = Task::try_from(self.runs.len() + 1).expect("few");
         let door = self.network.store_door(task).await;
-        let skew = self.folder.path().join(format!("skew-{task}"));
-        fs::write(&skew, "+0\n").expect("the folder is writable");
+        let clock = WallClock::new(&self.folder.path().join(format!("skew-{task}")));
         let (name, header) = (task.to_string(), header_variable());
         let mut variables = vec![("PERENNIAL__STORE__ENDPOINT", door.url()), (&header, &name)];
-        let (library, file) = (faketime(), skew.to_string_lossy().into_owned());
-        if let Some(library) = &library {
-            let fakes = [
-                ("LD_PRELOAD", library.as_str()),
-                ("FAKETIME_TIMESTAMP_FILE", &file),
-                ("DONT_FAKE_MONOTONIC", "1"),
-                ("FAKETIME_NO_CACHE", "1"),
-            ];
-            variables.extend(fakes);
-        }
+        variables.extend(clock.iter().flat_map(WallClock::variables));
         let process = self.deployment.daemon_with(&variables).await;
         self.journal.logs_to(task, process.log().to_owned());
         // Before its first words a signal would find no handler.
         wait_until(PROMPT, "the daemon begins", async || process.errors().contains("starting")).await;
-        self.runs.push(Run { task, process, _door: door, skew });
+        self.runs.push(Run { task, process, _door: door, clock });
         task
     }
 
@@ -190,11 +181,7 @@ impl Fleet {
 
     /// Steps a daemon's wall clock, in seconds off the true time.
     pub(crate) fn skew(&mut self, task: Task, seconds: i32) {
-        // Replaced as a whole: it may be read at any time.
-        let file = &self.run(task).skew;
-        let next = file.with_extension("next");
-        fs::write(&next, format!("{seconds:+}\n")).expect("the folder is writable");
-        fs::rename(&next, file).expect("the folder is writable");
+        self.run(task).clock.as_ref().expect("clocks are stepped where they can be").step(seconds);
     }
 
     pub(crate) async fn snapshot(&self, id: &str) -> Snapshot {
@@ -260,23 +247,6 @@ fn settings(setup: &Setup, provider: &str, folder: &Path) -> String {
         ));
     }
     settings
-}
-
-/// The library that steps a program's wall clock and leaves its steady clocks alone: the system's, or the one that
-/// `scripts/parts.sh` has unpacked. Where there is none, clocks are not skewed, and the run says so.
-pub(crate) fn faketime() -> Option<String> {
-    let unpacked = concat!(env!("CARGO_MANIFEST_DIR"), "/.parts/libfaketime");
-    let mut places = Vec::new();
-    for root in ["", unpacked] {
-        for libraries in ["usr/lib", "usr/lib64"] {
-            let libraries = PathBuf::from(format!("{root}/{libraries}"));
-            let architectures =
-                fs::read_dir(&libraries).into_iter().flatten().flatten().map(|entry| entry.path());
-            places.extend(architectures.chain([libraries]));
-        }
-    }
-    let files = places.into_iter().map(|place| place.join("faketime/libfaketime.so.1"));
-    files.filter(|file| file.exists()).find_map(|file| file.to_str().map(str::to_owned))
 }
 
 /// How long a fleet may take to come to rest: a take-over at its latest, and a refresh or two after it.

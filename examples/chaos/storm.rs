@@ -12,9 +12,10 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use crate::checker::{Evidence, Verdict, judge};
 use crate::end::{collect, settle};
-use crate::fleet::{Fleet, Setup, faketime};
+use crate::fleet::{Fleet, Setup};
 use crate::journal::Task;
 use crate::network::{Hop, Weather};
+use crate::support::faketime;
 use crate::timings::PROMPT;
 use crate::trap::{FAILPOINTS, Release, Row, Side};
 
@@ -237,7 +238,7 @@ impl Storm<'_> {
                 self.fleet.journal.fault("a rolling restart begins".to_owned());
                 self.rolling = (0..self.slots.len()).collect();
             }
-            52..62 if faketime().is_some() => self.step_clock(task),
+            52..62 if faketime::library().is_some() => self.step_clock(task),
             _ => self.change_weather(task),
         }
     }

@@ -160,6 +160,22 @@ impl Deployment {
         self.daemon_of(&binary(), variables).await
     }
 
+    /// Has another program start `perennial run`, whose words come last: a shell, say, or one that changes its world.
+    pub(crate) async fn daemon_by(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Process {
+        let own = binary();
+        let own = own.to_str().expect("a path of UTF-8");
+        Process::start(program, arguments.iter().chain(&[own, "run"]), |command| {
+            self.settle(command);
+            command.envs(variables.iter().copied());
+        })
+        .await
+    }
+
     /// Starts the `run` of another build of the program.
     pub(crate) async fn daemon_of(&self, program: &Path, variables: &[(&str, &str)]) -> Process {
         Process::start(program, ["run"], |command| {

@@ -11,6 +11,7 @@ pub(crate) mod alarm;
 mod canaries;
 mod daemon;
 mod dynamo;
+pub(crate) mod faketime;
 mod front;
 mod moto;
 mod node_reader;

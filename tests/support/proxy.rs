@@ -1,16 +1,28 @@
-//! A network between a program and its server that can be cut and mended.
+//! A network between a program and its server that can be cut, closed and mended.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// How it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    Whole,
+    /// Connections end without a word.
+    Cut,
+    /// Nobody listens.
+    Closed,
+}
+
 /// Passes connections on to one server while it is whole. It ends with this.
 pub(crate) struct Proxy {
     url: String,
-    whole: watch::Sender<bool>,
+    address: SocketAddr,
+    line: watch::Sender<Line>,
     accepting: JoinHandle<()>,
 }
 
@@ -22,29 +34,33 @@ impl Proxy {
     pub(crate) async fn before(server: &str) -> Self {
         let server = server.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
-        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
-        let (whole, seen) = watch::channel(true);
-        let accepting = tokio::spawn(async move {
-            while let Ok((near, _)) = listener.accept().await {
-                if *seen.borrow() {
-                    tokio::spawn(pass(near, server.clone(), seen.clone()));
-                }
-            }
-        });
-        Self { url, whole, accepting }
+        let address = listener.local_addr().expect("it is bound");
+        let (line, seen) = watch::channel(Line::Whole);
+        let accepting = tokio::spawn(accept(listener, address, server, seen));
+        Self { url: format!("http://{address}"), address, line, accepting }
     }
 
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
 
+    /// The port, for those who name the host otherwise.
+    pub(crate) fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// Ends every connection, and each new one as it comes.
     pub(crate) fn cut(&self) {
-        self.whole.send_replace(false);
+        self.line.send_replace(Line::Cut);
+    }
+
+    /// Ends every connection and refuses new ones.
+    pub(crate) fn close(&self) {
+        self.line.send_replace(Line::Closed);
     }
 
     pub(crate) fn mend(&self) {
-        self.whole.send_replace(true);
+        self.line.send_replace(Line::Whole);
     }
 }
 
@@ -55,10 +71,42 @@ impl Drop for Proxy {
     }
 }
 
-async fn pass(mut near: TcpStream, server: String, mut whole: watch::Receiver<bool>) {
+async fn accept(
+    mut listener: TcpListener,
+    address: SocketAddr,
+    server: String,
+    mut line: watch::Receiver<Line>,
+) {
+    let mut seen = line.clone();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => {
+                let Ok((near, _)) = accepted else { return };
+                if *seen.borrow() == Line::Whole {
+                    tokio::spawn(pass(near, server.clone(), seen.clone()));
+                }
+                continue;
+            }
+            closed = line.wait_for(|line| *line == Line::Closed) => if closed.is_err() { return },
+        }
+        drop(listener);
+        if seen.wait_for(|line| *line != Line::Closed).await.is_err() {
+            return;
+        }
+        // Somebody else's outgoing connection may have the port for a moment.
+        listener = loop {
+            match TcpListener::bind(address).await {
+                Ok(listener) => break listener,
+                Err(_) => tokio::time::sleep(Duration::from_millis(25)).await,
+            }
+        };
+    }
+}
+
+async fn pass(mut near: TcpStream, server: String, mut line: watch::Receiver<Line>) {
     let Ok(mut far) = TcpStream::connect(server).await else { return };
     tokio::select! {
-        _ = whole.wait_for(|whole| !whole) => {}
+        _ = line.wait_for(|line| *line != Line::Whole) => {}
         _ = copy_bidirectional(&mut near, &mut far) => {}
     }
 }
