@@ -98,7 +98,7 @@ impl Health {
         unless(reached, "the table has not answered lately".into());
         let lag = self.scheduler.lag();
         unless(lag <= self.max_lag, format!("the scheduler is {lag:?} late"));
-        let skew = self.vitals.skew_ms();
+        let skew = self.skew_ms();
         unless(
             self.is_skew_tolerable(),
             format!("the wall clock is {skew} ms off the store's: nothing is acquired"),
@@ -110,7 +110,7 @@ impl Health {
     pub fn measure(&self) {
         let seconds = |millis: u64| Duration::from_millis(millis).as_secs_f64();
         metrics::READY.set_count(&[], usize::from(self.readiness().is_empty()));
-        metrics::CLOCK_SKEW.set(&[], seconds(self.vitals.skew_ms().unsigned_abs()));
+        metrics::CLOCK_SKEW.set(&[], seconds(self.skew_ms().unsigned_abs()));
         metrics::SCHEDULER_LAG.set(&[], self.scheduler.lateness(self.clock.moment()).as_secs_f64());
         if let Some(dollars) = self.dollars_per_thousand() {
             metrics::DOLLARS_PER_THOUSAND.set(&[], dollars);
@@ -135,7 +135,7 @@ impl Health {
             "complaints": complaints,
             "may_acquire": self.may_acquire(moment),
             "lag_ms": millis(self.scheduler.lateness(moment)),
-            "skew_ms": self.vitals.skew_ms(),
+            "skew_ms": self.skew_ms(),
             "max_skew_ms": millis(self.max_skew),
             "table_silent_ms": silence,
             "clients": clients,
@@ -154,8 +154,12 @@ impl Health {
         moment < *self.permit.borrow() && self.is_skew_tolerable()
     }
 
+    fn skew_ms(&self) -> i64 {
+        self.vitals.skew_ms(self.clock.as_ref())
+    }
+
     fn is_skew_tolerable(&self) -> bool {
-        Duration::from_millis(self.vitals.skew_ms().unsigned_abs()) <= self.max_skew
+        Duration::from_millis(self.skew_ms().unsigned_abs()) <= self.max_skew
     }
 }
 

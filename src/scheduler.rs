@@ -476,7 +476,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     /// Says so when the wall clock has gone astray, and when that begins to cost refreshes.
     fn notice_skew(&mut self, moment: Moment) {
-        let skew_ms = self.vitals.skew_ms();
+        let skew_ms = self.vitals.skew_ms(self.clock.as_ref());
         self.skewed_since = self.too_skewed().then(|| self.skewed_since.unwrap_or(moment));
         let alarming = Duration::from_millis(skew_ms.unsigned_abs()) > SKEW_ALARM;
         let state = (alarming, self.too_skewed());
@@ -497,7 +497,8 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     }
 
     fn too_skewed(&self) -> bool {
-        Duration::from_millis(self.vitals.skew_ms().unsigned_abs()) > self.settings.max_skew
+        Duration::from_millis(self.vitals.skew_ms(self.clock.as_ref()).unsigned_abs())
+            > self.settings.max_skew
     }
 
     /// Returns how late the first of them is.

@@ -14,7 +14,7 @@ mod rules;
 pub mod table;
 
 use std::future::Future;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 
 pub use dynamo::{Connection, DynamoStore};
 #[cfg(feature = "embedded")]
@@ -26,7 +26,7 @@ use crate::client::ClientId;
 use crate::item::{Change, Item, Key, attr};
 use crate::metrics::{self, Metric};
 use crate::record::Partition;
-use crate::time::Timestamp;
+use crate::time::{Clock, Moment, Timestamp};
 
 /// What became of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -176,7 +176,9 @@ pub struct Vitals {
     write_units_x1000: AtomicU64,
     read_units_x1000: AtomicU64,
     throttles: AtomicU64,
-    skew_ms: AtomicI64,
+    /// Our wall clock's lead over the store's, less its own lead over the steady clock at that time.
+    lead_ms: AtomicI64,
+    dated: AtomicBool,
     answered_at_ms: AtomicI64,
 }
 
@@ -219,10 +221,12 @@ impl Vitals {
     }
 
     /// Notes an answer, and the server's `Date` where it had one.
-    pub fn answered(&self, now: Timestamp, server_date: Option<Timestamp>) {
+    pub fn answered(&self, clock: &dyn Clock, server_date: Option<Timestamp>) {
+        let now = clock.now();
         self.answered_at_ms.store(now.as_millis(), Ordering::Relaxed);
         if let Some(date) = server_date {
-            self.skew_ms.store(skew_ms(now, date), Ordering::Relaxed);
+            self.lead_ms.store(skew_ms(now, date) - own_lead_ms(clock), Ordering::Relaxed);
+            self.dated.store(true, Ordering::Relaxed);
         }
     }
 
@@ -232,10 +236,20 @@ impl Vitals {
         (millis != 0).then(|| Timestamp::from_millis(millis))
     }
 
-    /// Our wall clock minus the store's, in milliseconds; zero while they agree to the second of the header.
-    pub fn skew_ms(&self) -> i64 {
-        self.skew_ms.load(Ordering::Relaxed)
+    /// Our wall clock minus the store's, in milliseconds; zero while they agree to the second of the header, and before
+    /// the first answer. A step of our clock shows at once, before the next answer.
+    pub fn skew_ms(&self, clock: &dyn Clock) -> i64 {
+        if !self.dated.load(Ordering::Relaxed) {
+            return 0;
+        }
+        self.lead_ms.load(Ordering::Relaxed) + own_lead_ms(clock)
     }
+}
+
+/// It changes only when the wall clock is stepped or slewed.
+fn own_lead_ms(clock: &dyn Clock) -> i64 {
+    let steady = clock.moment().since(Moment::default()).as_millis();
+    clock.now().as_millis().saturating_sub(i64::try_from(steady).unwrap_or(i64::MAX))
 }
 
 /// The `Date` header (RFC 9110 section 6.6.1) is cut to whole seconds: the true time lies in `[date, date + 1 s)`.

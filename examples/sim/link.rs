@@ -66,7 +66,7 @@ impl Link {
     /// An answer has come.
     async fn arrive(&self) {
         self.machine.sleep(Duration::from_millis(1)).await;
-        self.vitals.answered(self.machine.now(), Some(whole_second(&self.machine)));
+        self.vitals.answered(&self.machine, Some(whole_second(&self.machine)));
     }
 
     async fn give_up(&self) -> StoreError {

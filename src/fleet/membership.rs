@@ -89,7 +89,7 @@ impl<S: Store + Roster> Membership<S> {
             beat,
             phase,
             lag_ms: i64::try_from(self.pulse.lateness(self.clock.moment()).as_millis()).unwrap_or(i64::MAX),
-            skew_ms: self.vitals.skew_ms(),
+            skew_ms: self.vitals.skew_ms(self.clock.as_ref()),
             at: now,
             version: VERSION.to_owned(),
             tally: self.pulse.tally(),

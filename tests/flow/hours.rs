@@ -112,8 +112,28 @@ async fn a_clock_that_is_too_far_off_stops_the_acquiring_and_the_loop_sleeps() {
     for n in 0..10 {
         world.due(&format!("c{n}")).await;
     }
-    world.store.vitals().answered(world.clock.now().plus(secs(31)), Some(world.clock.now()));
+    world.store.vitals().answered(world.clock.as_ref(), Some(world.clock.now().minus(secs(31))));
     an_hour_of(world, Bound { sends: 0, operations: 20, turns: QUIET }).await;
+}
+
+/// By a clock that is an hour ahead every token looks expired, and what is refreshed now is stored with an expiry that is
+/// an hour too late.
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_is_stepped_is_noticed_before_the_store_answers_again() {
+    let world = World::new();
+    for n in 0..10 {
+        world.add(world.spec(&format!("c{n}")).expires_in(secs(3600)).refresh_in(secs(3000))).await;
+    }
+    world.store.vitals().answered(world.clock.as_ref(), Some(world.clock.wall()));
+    let daemon = world.daemon().await;
+    world.sleep(secs(60)).await;
+    world.clock.step(3600);
+    world.sleep(secs(60)).await;
+    assert_eq!(world.endpoint.sends(), 0, "no token is due");
+    world.clock.step(-3600);
+    world.sleep(secs(3000)).await;
+    assert_eq!(world.endpoint.sends(), 10, "each at its time");
+    daemon.stop().await;
 }
 
 #[tokio::test(start_paused = true)]

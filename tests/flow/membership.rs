@@ -175,14 +175,14 @@ async fn one_whose_wall_clock_is_off_acquires_nobody_and_loses_its_shards_until_
     let share = wrong.pulse.tally().clients;
     assert!(share > 0 && right.pulse.tally().clients == 60 - share, "{share}");
     // The store's clock, as the `Date` of its answers tells it.
-    let now = world.clock.wall();
-    vitals.answered(now, Some(now.plus(secs(31))));
+    let clock = world.clock.as_ref();
+    vitals.answered(clock, Some(world.clock.wall().plus(secs(31))));
     world.sleep(secs(180)).await;
     assert_eq!(of(&world.members(), &wrong).skew_ms, -31_000, "exported");
     assert_eq!((right.pulse.tally().clients, wrong.pulse.tally().clients), (60, 0));
     world.sleep(secs(3000)).await;
     assert_eq!(wrong.pulse.tally().refreshed, 0);
-    vitals.answered(now, Some(now));
+    vitals.answered(clock, Some(world.clock.wall()));
     world.sleep(secs(60)).await;
     assert_eq!(wrong.pulse.tally().clients, share, "back at work");
     right.stop().await;

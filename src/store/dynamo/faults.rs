@@ -166,7 +166,7 @@ async fn the_servers_date_tells_how_far_our_clock_is_off() {
     assert_eq!(store.vitals().answered_at(), None);
     store.apply(&acquire()).await.expect("written");
     assert_eq!(store.vitals().answered_at(), Some(Stopped.now()));
-    assert_eq!(store.vitals().skew_ms(), 10_000);
+    assert_eq!(store.vitals().skew_ms(&Stopped), 10_000);
 }
 
 #[tokio::test]

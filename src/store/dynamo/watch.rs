@@ -45,7 +45,7 @@ impl Intercept for Watch {
         _: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
-        self.vitals.answered(self.clock.now(), date(response));
+        self.vitals.answered(self.clock.as_ref(), date(response));
         if throttles(response) {
             self.vitals.throttled();
         }
