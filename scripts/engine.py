@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -67,6 +68,8 @@ class Program:
 
 def docker():
     """The engine's client: DOCKER names another one, as in DOCKER="docker -H unix:///run/other.sock"."""
+    # Whoever ends a script wants what it has started to be taken down, as Ctrl-C has it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     client = Program(shlex.split(os.environ.get("DOCKER", "docker")))
     if not client.works("info"):
         skip('no container engine answers. Start one, or name its client: DOCKER="docker -H unix:///run/other.sock"')
