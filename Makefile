@@ -13,7 +13,7 @@ ARGS ?=
 # How many storms `make sim` lives through.
 SEEDS ?= 1000
 
-.PHONY: help demo test sim model chaos drills idle check bench image footprint deploy-check clean-parts
+.PHONY: help demo test sim model chaos drills idle check bench image compose-test run-as-ecs footprint deploy-check clean-parts
 
 help: ## List these targets
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -68,6 +68,14 @@ check: ## Check format, lints, docs, and dependencies
 
 image: ## Build the container image and hold it to its size
 	@scripts/image.sh $(ARGS)
+
+# Both end with a line that begins with `summary`, and with code 77 where there is no container engine.
+compose-test: ## Start docker-compose.yml, kill a daemon, judge what becomes of it
+	@scripts/compose-test.py
+
+run-as-ecs: ## Run the image as the task definition of ecs/ says
+	scripts/parts.sh
+	@scripts/run-as-ecs.py $(ARGS)
 
 # A production build, and ten minutes.
 footprint: ## Measure what a small task needs: memory, processor time, capacity units

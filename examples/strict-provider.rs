@@ -39,6 +39,8 @@ mod faults;
 mod http;
 #[path = "strict-provider/request.rs"]
 mod request;
+#[path = "strict-provider/sample.rs"]
+mod sample;
 
 use authority::Policy;
 use http::Provider;
@@ -64,6 +66,12 @@ struct Options {
     /// File to append one JSON line per token request to. It holds no token and no secret.
     #[arg(long)]
     event_log: Option<PathBuf>,
+    /// How many clients are granted tokens at the start, for a trial...
+    #[arg(long, default_value_t = 0, requires = "sample_folder")]
+    sample_clients: u32,
+    /// ... and the folder for `clients.toml`, which `perennial clients apply` takes, and for its secrets.
+    #[arg(long)]
+    sample_folder: Option<PathBuf>,
 }
 
 fn seconds(text: &str) -> Result<Duration, ParseIntError> {
@@ -79,6 +87,9 @@ async fn main() -> io::Result<()> {
     let options = Options::parse();
     let policy = Policy { lifetime: options.lifetime, rotate: options.rotate, grace: options.grace };
     let provider = Arc::new(Provider::new(policy, options.latency, options.event_log.as_deref())?);
+    if let Some(folder) = &options.sample_folder {
+        sample::grant(&provider, options.sample_clients, folder)?;
+    }
     let listener = TcpListener::bind(options.listen).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -44,6 +44,19 @@ pub(crate) struct Client {
     scopes: Option<Vec<String>>,
 }
 
+impl Client {
+    /// One that authenticates by HTTP Basic, and may use every grant.
+    pub(crate) fn basic(client_id: &str, client_secret: &str) -> Self {
+        Self {
+            client_id: client_id.to_owned(),
+            client_secret: Some(client_secret.to_owned()),
+            auth: AuthMethod::Basic,
+            grants: all_grants(),
+            scopes: None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum AuthMethod {

@@ -25,6 +25,8 @@ use crate::request::{Params, Refusal, TokenRequest};
 
 /// More than any honest request has.
 const REQUEST_LIMIT: usize = 1 << 20;
+/// What a user consents to where nothing else is said.
+const SCOPE: &str = "read write";
 
 /// The running provider.
 pub(crate) struct Provider {
@@ -59,6 +61,16 @@ impl Provider {
         let event_log = event_log.map(open).transpose()?.map(Mutex::new);
         let state = State { authority: Authority::new(policy), faults: Faults::default(), faults_met: 0 };
         Ok(Self { latency, state: Mutex::new(state), event_log })
+    }
+
+    /// Registers a client, as `/control/clients` does.
+    pub(crate) fn register(&self, client: Client) {
+        self.state().authority.register(client);
+    }
+
+    /// Makes a fresh grant, as `/control/grants` does. `None` where the client is unknown.
+    pub(crate) fn consent(&self, client_id: &str) -> Option<Granted> {
+        self.state().authority.mint(client_id, SCOPE, now())
     }
 
     /// Answers one request, or says that the connection is to be closed without an answer.
@@ -125,7 +137,7 @@ impl Provider {
             }
             ("/control/grants", &Method::POST) => {
                 let client_id = param("client_id").unwrap_or_default();
-                let scope = param("scope").unwrap_or("read write");
+                let scope = param("scope").unwrap_or(SCOPE);
                 match state.authority.mint(client_id, scope, now()) {
                     Some(granted) => json_response(200, &grant_body(&granted)),
                     None => json_response(404, &json!({ "error": "no such client" })),
