@@ -69,6 +69,8 @@ pub enum View {
     Whole,
     /// All but the secrets: what a scheduler keeps in memory.
     WithoutSecrets,
+    /// All but the secrets, eventually consistent, at half the price: for whoever only looks.
+    Glance,
 }
 
 /// Which clients of a virtual shard a [`Store::query`] lists.
@@ -105,7 +107,7 @@ pub struct Page {
 /// The most rows of one page of the index: some 25 KB.
 const PAGE_ROWS: usize = 250;
 
-/// What [`View::WithoutSecrets`] brings: every attribute of ours whose value is no secret. Of an attribute that is
+/// What [`View::WithoutSecrets`] and [`View::Glance`] bring: every attribute of ours whose value is no secret. Of an attribute that is
 /// not known here nobody can say that.
 const PLAIN: [&str; 35] = [
     attr::GEN,
@@ -156,7 +158,8 @@ pub trait Store: Send + Sync + 'static {
     /// A page of a virtual shard's clients, eventually consistent.
     fn query(&self, query: &ShardQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// Many items at once, strongly consistent, in no order; those that do not exist are left out.
+    /// Many items at once, strongly consistent but for [`View::Glance`], in no order; those that do not exist are left
+    /// out.
     fn load(
         &self,
         keys: &[Key],

@@ -346,7 +346,8 @@ fn load(table: &Table, vitals: &Vitals, keys: &[Key], view: View) -> Vec<(Key, I
     let mut found = Vec::new();
     for key in distinct {
         let item = table.items.get(&table_key(key));
-        vitals.consumed(capacity::read_units(size_of(key, item)), 0.0);
+        let strong = capacity::read_units(size_of(key, item));
+        vitals.consumed(if view == View::Glance { strong / 2.0 } else { strong }, 0.0);
         found.extend(item.map(|item| (key.clone(), seen(item, view))));
     }
     found
@@ -355,7 +356,7 @@ fn load(table: &Table, vitals: &Vitals, keys: &[Key], view: View) -> Vec<(Key, I
 fn seen(item: &Item, view: View) -> Item {
     match view {
         View::Whole => item.clone(),
-        View::WithoutSecrets => {
+        View::WithoutSecrets | View::Glance => {
             let plain = item.0.iter().filter(|(name, _)| PLAIN.contains(&name.as_str()));
             Item(plain.map(|(name, value)| (name.clone(), value.clone())).collect())
         }

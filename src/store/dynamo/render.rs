@@ -213,14 +213,14 @@ pub(super) fn shard_query(query: &ShardQuery) -> Asked {
     Asked { condition, names, values, start }
 }
 
-/// Renders a strongly consistent read of some items.
+/// Renders a read of some items.
 pub(super) fn batch(keys: &[&Key], view: View) -> Result<KeysAndAttributes, BuildError> {
     let asked = KeysAndAttributes::builder()
-        .consistent_read(true)
+        .consistent_read(view != View::Glance)
         .set_keys(Some(keys.iter().map(|key| encode_key(key)).collect()));
     match view {
         View::Whole => asked,
-        View::WithoutSecrets => {
+        View::WithoutSecrets | View::Glance => {
             let mut terms = Terms::default();
             let wanted = [attr::PK, attr::SK].into_iter().chain(PLAIN);
             let placeholders: Vec<_> = wanted.map(|name| terms.name(name)).collect();
@@ -307,11 +307,13 @@ mod tests {
     #[test]
     fn a_view_without_secrets_asks_for_none() {
         let key = Key::Token(ClientId::new("c").expect("a valid id"));
-        let asked = batch(&[&key], View::WithoutSecrets).expect("builds");
-        let names: Vec<_> = asked.expression_attribute_names().expect("names").values().collect();
-        for secret in attr::SECRETS {
-            assert!(!names.iter().any(|name| *name == secret), "{secret}");
+        for (view, consistent) in [(View::WithoutSecrets, true), (View::Glance, false)] {
+            let asked = batch(&[&key], view).expect("builds");
+            let names: Vec<_> = asked.expression_attribute_names().expect("names").values().collect();
+            for secret in attr::SECRETS {
+                assert!(!names.iter().any(|name| *name == secret), "{secret}");
+            }
+            assert_eq!((names.len(), asked.consistent_read()), (PLAIN.len() + 2, Some(consistent)));
         }
-        assert_eq!(names.len(), PLAIN.len() + 2);
     }
 }
