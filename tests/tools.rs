@@ -1,10 +1,11 @@
-//! What operators look at and install: `status`, completions and manual pages, by the real binary.
+//! What operators look at and install: `status`, `top`, completions and manual pages, by the real binary.
 
 mod support;
 
 mod tools {
     pub(crate) mod manual;
     pub(crate) mod status;
+    pub(crate) mod top;
 }
 
 use std::time::Duration;

@@ -75,7 +75,8 @@ fn summary(muster: &Muster) -> String {
     )
 }
 
-fn object(seen: &Seen) -> serde_json::Value {
+/// A member, for programs.
+pub(super) fn object(seen: &Seen) -> serde_json::Value {
     let Seen { member, state, shards, .. } = seen;
     let Tally { clients, refreshed, failed, conflicts, takeovers } = member.tally;
     json!({

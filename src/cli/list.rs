@@ -12,7 +12,7 @@ use super::walk::{BATCH, Listing, load, understand};
 use super::{App, output};
 use crate::client::{Client, ClientId};
 use crate::plan::condition::Condition;
-use crate::store::{Store, StoreError};
+use crate::store::{Store, StoreError, View};
 use crate::time::Timestamp;
 
 /// List the registered clients.
@@ -43,7 +43,7 @@ pub(super) struct List {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Sort {
+pub(super) enum Sort {
     /// By name.
     Id,
     /// The soonest expiry first; those without a token before all.
@@ -55,10 +55,10 @@ enum Sort {
 }
 
 /// What the listing sorts by, ties broken by name.
-type SortKey = (i64, ClientId);
+pub(super) type SortKey = (i64, ClientId);
 
 impl Sort {
-    fn key(self, id: &ClientId, status: &ClientStatus) -> SortKey {
+    pub(super) fn key(self, id: &ClientId, status: &ClientStatus) -> SortKey {
         let millis = |at: Option<Timestamp>, missing: i64| at.map_or(missing, Timestamp::as_millis);
         let rank = match self {
             Self::Id => 0,
@@ -133,7 +133,7 @@ impl List {
         now: Timestamp,
         name_broken: bool,
     ) -> Result<Vec<(Client, ClientStatus)>, StoreError> {
-        let partitions = load(store, ids).await?;
+        let partitions = load(store, ids, View::WithoutSecrets).await?;
         let mut found = Vec::new();
         for id in ids {
             match understand(id, partitions.get(id), now) {
@@ -168,14 +168,14 @@ impl Printer {
         }
         self.left = self.left.map(|left| left - 1);
         if self.json {
-            output::json(&status.json(client))?;
+            output::json(&status.json(&client.id, &client.provider, client.grant, client.paused))?;
         } else {
             self.header()?;
             output::line(row(
                 client.id.as_str(),
                 &client.provider,
                 client.grant.as_str(),
-                &state(client, status),
+                &status.word(client.paused),
                 [&self.time(status.expires_at), &self.time(status.next_refresh)],
                 &status.failures.to_string(),
                 status.owner.as_deref().unwrap_or("-"),
@@ -197,12 +197,6 @@ impl Printer {
     fn time(&self, at: Option<Timestamp>) -> String {
         at.map_or_else(|| "-".into(), |at| relative(at, self.now))
     }
-}
-
-/// A pause beside another state is told, too: it outlasts whatever is done about that one.
-fn state(client: &Client, status: &ClientStatus) -> String {
-    let paused = if client.paused && status.condition != Condition::Paused { ",paused" } else { "" };
-    format!("{}{paused}", status.condition)
 }
 
 fn row(

@@ -31,6 +31,7 @@ mod status;
 mod story;
 mod survey;
 mod table;
+mod top;
 mod trouble;
 mod walk;
 mod why;
@@ -81,6 +82,7 @@ enum Command {
     Clients(Box<clients::ClientsCommand>),
     Status(status::Status),
     Fleet(fleet::Fleet),
+    Top(top::Top),
     Get(get::Get),
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
@@ -126,6 +128,7 @@ impl Cli {
             Command::Clients(command) => Box::pin(command.run(&app)).await,
             Command::Status(command) => Box::pin(command.run(&app)).await,
             Command::Fleet(command) => Box::pin(command.run(&app)).await,
+            Command::Top(command) => Box::pin(command.run(&app)).await,
             Command::Get(command) => Box::pin(command.run(&app)).await,
             Command::Healthcheck(command) => Box::pin(command.run(&app)).await,
             Command::Spill(command) => Box::pin(command.run(&app)).await,

@@ -174,31 +174,38 @@ impl Seen {
     }
 }
 
+/// What is told of a member in a row, and in this order.
+pub(super) const COLUMNS: [&str; 12] = [
+    "MEMBER",
+    "STATE",
+    "BEAT",
+    "SHARDS",
+    "CLIENTS",
+    "LAG",
+    "SKEW",
+    "REFRESHED",
+    "FAILED",
+    "CONFLICTS",
+    "TAKEOVERS",
+    "VERSION",
+];
+
 /// The head of the table of members.
 pub(super) fn header() -> String {
-    row(&[
-        "MEMBER",
-        "STATE",
-        "BEAT",
-        "SHARDS",
-        "CLIENTS",
-        "LAG",
-        "SKEW",
-        "REFRESHED",
-        "FAILED",
-        "CONFLICTS",
-        "TAKEOVERS",
-        "VERSION",
-    ]
-    .map(str::to_owned))
+    row(&COLUMNS.map(str::to_owned))
 }
 
 impl Seen {
     /// Its line in the table of members.
     pub(super) fn row(&self, now: Timestamp) -> String {
+        row(&self.cells(now))
+    }
+
+    /// What [`COLUMNS`] are about.
+    pub(super) fn cells(&self, now: Timestamp) -> [String; 12] {
         let Self { member, state, shards, .. } = self;
         let Tally { clients, refreshed, failed, conflicts, takeovers } = member.tally;
-        row(&[
+        [
             member.incarnation.clone(),
             state.as_str().to_owned(),
             relative(member.at, now),
@@ -211,7 +218,7 @@ impl Seen {
             conflicts.to_string(),
             takeovers.to_string(),
             member.version.clone(),
-        ])
+        ]
     }
 }
 

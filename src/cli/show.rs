@@ -45,7 +45,7 @@ fn facts(client: &Client, read: &Snapshot, now: Timestamp) -> Value {
     let status = ClientStatus::of(client, read, now);
     let mut facts = status.map_or_else(
         || json!({ "client": client.id.as_str(), "state": "no LEASE item" }),
-        |status| status.json(client),
+        |status| status.json(&client.id, &client.provider, client.grant, client.paused),
     );
     let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
     let token = read.token.as_ref();

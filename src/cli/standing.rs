@@ -6,7 +6,7 @@
 use clap::builder::PossibleValue;
 use serde_json::{Value, json};
 
-use crate::client::Client;
+use crate::client::{Client, ClientId, Grant};
 use crate::plan::condition::{Condition, condition, lease_end};
 use crate::plan::lease::{Standing, standing};
 use crate::plan::schedule::{Due, due, wanted_at};
@@ -83,14 +83,21 @@ impl ClientStatus {
         })
     }
 
-    pub(super) fn json(&self, client: &Client) -> Value {
+    /// The state of a client that is paused, or not. A pause beside another state is told, too: it outlasts whatever
+    /// is done about that one.
+    pub(super) fn word(&self, paused: bool) -> String {
+        let paused = if paused && self.condition != Condition::Paused { ",paused" } else { "" };
+        format!("{}{paused}", self.condition)
+    }
+
+    pub(super) fn json(&self, id: &ClientId, provider: &str, grant: Grant, paused: bool) -> Value {
         let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
         json!({
-            "client": client.id.as_str(),
-            "provider": client.provider,
-            "grant": client.grant.as_str(),
+            "client": id.as_str(),
+            "provider": provider,
+            "grant": grant.as_str(),
             "state": self.condition.as_str(),
-            "paused": client.paused,
+            "paused": paused,
             "expires_at": time(self.expires_at),
             "next_refresh_at": time(self.next_refresh),
             "failures": self.failures,

@@ -80,17 +80,19 @@ impl Status {
     }
 }
 
-/// What is printed.
-struct Report {
-    verdict: Verdict,
-    muster: Option<Muster>,
-    survey: Option<Survey>,
-    now: Timestamp,
-    read_units: f64,
+/// What was found, and what is concluded.
+#[derive(Clone, Debug)]
+pub(super) struct Report {
+    pub(super) verdict: Verdict,
+    pub(super) muster: Option<Muster>,
+    pub(super) survey: Option<Survey>,
+    pub(super) now: Timestamp,
+    /// What the look cost.
+    pub(super) read_units: f64,
 }
 
 impl Report {
-    fn unknown(problem: &str) -> Self {
+    pub(super) fn unknown(problem: &str) -> Self {
         let verdict = Verdict::unknown(problem);
         Self { verdict, muster: None, survey: None, now: Timestamp::default(), read_units: 0.0 }
     }
@@ -134,7 +136,7 @@ impl Report {
         line
     }
 
-    fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         json!({
             "status": self.verdict.level,
             "findings": self.verdict.findings,
@@ -162,6 +164,6 @@ impl Report {
     }
 }
 
-fn count(survey: &Survey, condition: Condition) -> usize {
+pub(super) fn count(survey: &Survey, condition: Condition) -> usize {
     survey.by.get(&condition).copied().unwrap_or_default()
 }

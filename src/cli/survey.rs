@@ -5,14 +5,16 @@
 
 use std::collections::BTreeMap;
 
+use serde_json::Value;
+
 use super::App;
 use super::standing::ClientStatus;
 use super::trouble::{Trouble, trouble};
 use super::walk::{BATCH, Listing, load, understand};
-use crate::client::{Client, ClientId};
+use crate::client::{Client, ClientId, Grant};
 use crate::config::Config;
 use crate::plan::condition::Condition;
-use crate::store::{DynamoStore, StoreError};
+use crate::store::{DynamoStore, Store, StoreError, View};
 use crate::time::Timestamp;
 
 /// How many are named of those with the same trouble.
@@ -39,14 +41,24 @@ impl Named {
 pub(super) struct Row {
     pub(super) id: ClientId,
     pub(super) provider: String,
+    pub(super) grant: Grant,
     pub(super) paused: bool,
     pub(super) status: ClientStatus,
     pub(super) trouble: Option<Trouble>,
 }
 
 impl Row {
+    fn of(client: Client, status: ClientStatus, trouble: Option<Trouble>) -> Self {
+        let Client { id, provider, grant, paused, .. } = client;
+        Self { id, provider, grant, paused, status, trouble }
+    }
+
+    pub(super) fn json(&self) -> Value {
+        self.status.json(&self.id, &self.provider, self.grant, self.paused)
+    }
+
     /// First who needs somebody or fails, then who is kept fresh, then who is not; the soonest expiry first.
-    fn rank(&self) -> (u8, Option<Timestamp>, &ClientId) {
+    pub(super) fn rank(&self) -> (u8, Option<Timestamp>, &ClientId) {
         let status = &self.status;
         let group = match status.condition {
             Condition::Dead | Condition::Paused => 2,
@@ -57,6 +69,37 @@ impl Row {
     }
 }
 
+/// What a look at a client finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Sighting {
+    Client(Box<Row>),
+    /// One of its items cannot be understood.
+    Malformed,
+    /// It is not registered any more.
+    Gone,
+}
+
+/// Looks at these clients, in their order.
+pub(super) async fn look(
+    store: &impl Store,
+    ids: &[ClientId],
+    view: View,
+    config: &Config,
+    now: impl Fn() -> Timestamp,
+) -> Result<Vec<(ClientId, Sighting)>, StoreError> {
+    let partitions = load(store, ids, view).await?;
+    let now = now();
+    let sighting = |id: &ClientId| match understand(id, partitions.get(id), now) {
+        Ok(Some((client, status))) => {
+            let trouble = trouble_of(&client, &status, config, now);
+            Sighting::Client(Box::new(Row::of(client, status, trouble)))
+        }
+        Ok(None) => Sighting::Gone,
+        Err(_) => Sighting::Malformed,
+    };
+    Ok(ids.iter().map(|id| (id.clone(), sighting(id))).collect())
+}
+
 /// What was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Survey {
@@ -64,6 +107,8 @@ pub(super) struct Survey {
     pub(super) by: BTreeMap<Condition, usize>,
     /// The soonest expiry of a token that is kept fresh.
     pub(super) least: Option<Timestamp>,
+    /// The soonest refresh; in the past where it is overdue.
+    pub(super) next_due: Option<Timestamp>,
     pub(super) troubles: BTreeMap<Trouble, Named>,
     /// Clients of whose items one cannot be understood.
     pub(super) malformed: Named,
@@ -80,17 +125,9 @@ impl Survey {
         let mut listing = Listing::new(store, app.config().store.shards);
         while let Some(page) = listing.next().await? {
             for ids in page.ids.chunks(BATCH) {
-                let partitions = load(store, ids).await?;
-                let now = app.table_time(store);
-                for id in ids {
-                    match understand(id, partitions.get(id), now) {
-                        Ok(Some((client, status))) => {
-                            let trouble = trouble_of(&client, &status, app.config(), now);
-                            survey.add(&client, status, trouble);
-                        }
-                        Ok(None) => {}
-                        Err(_) => survey.malformed.add(id.as_str()),
-                    }
+                let now = || app.table_time(store);
+                for (id, sighting) in look(store, ids, View::WithoutSecrets, app.config(), now).await? {
+                    survey.add(&id, sighting);
                 }
                 survey.keep_first(keep);
             }
@@ -99,19 +136,27 @@ impl Survey {
         Ok(survey)
     }
 
-    fn add(&mut self, client: &Client, status: ClientStatus, trouble: Option<Trouble>) {
-        *self.by.entry(status.condition).or_default() += 1;
-        if status.condition.is_kept_fresh() && !client.paused {
-            self.least = self.least.into_iter().chain(status.expires_at).min();
+    pub(super) fn add(&mut self, id: &ClientId, sighting: Sighting) {
+        match sighting {
+            Sighting::Client(row) => self.count(*row),
+            Sighting::Malformed => self.malformed.add(id.as_str()),
+            Sighting::Gone => {}
         }
-        if let Some(trouble) = trouble {
-            self.troubles.entry(trouble).or_default().add(client.id.as_str());
-        }
-        let (id, provider, paused) = (client.id.clone(), client.provider.clone(), client.paused);
-        self.rows.push(Row { id, provider, paused, status, trouble });
     }
 
-    fn keep_first(&mut self, keep: usize) {
+    fn count(&mut self, row: Row) {
+        *self.by.entry(row.status.condition).or_default() += 1;
+        if row.status.condition.is_kept_fresh() && !row.paused {
+            self.least = self.least.into_iter().chain(row.status.expires_at).min();
+        }
+        self.next_due = self.next_due.into_iter().chain(row.status.next_refresh).min();
+        if let Some(trouble) = row.trouble {
+            self.troubles.entry(trouble).or_default().add(row.id.as_str());
+        }
+        self.rows.push(row);
+    }
+
+    pub(super) fn keep_first(&mut self, keep: usize) {
         self.rows.sort_by(|one, other| one.rank().cmp(&other.rank()));
         self.rows.truncate(keep);
     }
@@ -132,7 +177,6 @@ pub(super) mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::client::Grant;
 
     const NOW: Timestamp = Timestamp::from_secs(1_000_000);
 
@@ -150,7 +194,14 @@ pub(super) mod tests {
             doubt: None,
         };
         let id = ClientId::new(id).expect("a valid id");
-        Row { id, provider: "acme".into(), paused: false, status, trouble: None }
+        Row {
+            id,
+            provider: "acme".into(),
+            grant: Grant::ClientCredentials,
+            paused: false,
+            status,
+            trouble: None,
+        }
     }
 
     #[test]
@@ -178,7 +229,6 @@ pub(super) mod tests {
     #[test]
     fn the_least_lifetime_is_of_those_that_are_kept_fresh() {
         let mut survey = Survey::default();
-        let client = |paused| Client { paused, ..machine() };
         let at = |secs: u64| Some(NOW.plus(Duration::from_secs(secs)));
         for (paused, condition, expires_at) in [
             (false, Condition::Idle, at(70)),
@@ -187,12 +237,8 @@ pub(super) mod tests {
             (false, Condition::Dead, at(30)),
             (false, Condition::Pending, None),
         ] {
-            survey.add(&client(paused), row("c", condition, expires_at).status, None);
+            survey.count(Row { paused, ..row("c", condition, expires_at) });
         }
         assert_eq!((survey.least, survey.clients()), (at(50), 5));
-    }
-
-    fn machine() -> Client {
-        Client { grant: Grant::ClientCredentials, ..crate::plan::testing::client() }
     }
 }

@@ -1,7 +1,7 @@
 //! Every registered client, shard by shard and page by page, without holding the fleet in memory.
 //!
 //! A walk costs, in read units, a half for each shard or for each 40 clients of it, and three for each client: its
-//! three items are read strongly consistent, and one unit is the least for each.
+//! three items are read strongly consistent, and one unit is the least for each. Who only looks pays half of that.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,13 +20,14 @@ pub(super) const BATCH: usize = 33;
 pub(super) async fn load(
     store: &impl Store,
     ids: &[ClientId],
+    view: View,
 ) -> Result<BTreeMap<ClientId, Partition>, StoreError> {
     let keys: Vec<Key> = ids
         .iter()
         .flat_map(|id| [Key::Config(id.clone()), Key::Lease(id.clone()), Key::Token(id.clone())])
         .collect();
     let mut partitions: BTreeMap<ClientId, Partition> = BTreeMap::new();
-    for (key, item) in store.load(&keys, View::WithoutSecrets).await? {
+    for (key, item) in store.load(&keys, view).await? {
         if let Key::Config(id) | Key::Lease(id) | Key::Token(id) = &key {
             partitions.entry(id.clone()).or_default().insert(&key, item);
         }

@@ -15,7 +15,7 @@ use crate::plan::in_doubt::Risk;
 use crate::plan::outcome::LONG_STREAK;
 use crate::plan::schedule::wanted_at;
 use crate::record::{Lease, Malformed, Registration, Snapshot, State, Token};
-use crate::store::Store as _;
+use crate::store::{DynamoStore, Store as _, StoreError};
 use crate::time::Timestamp;
 
 /// Tell in plain words what state a client is in, what happens next, and what can be done.
@@ -31,11 +31,7 @@ pub(super) struct Why {
 
 impl Why {
     pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
-        let store = app.store().await?;
-        let read = store.read(&self.id).await?.decode(&self.id);
-        let client = read.as_ref().ok().and_then(Snapshot::client);
-        let provider = client.and_then(|client| app.config().providers.get(&client.provider));
-        let story = tell(&self.id, &read, provider.map(AsRef::as_ref), app.clock().now());
+        let story = story_of(app, &app.store().await?, &self.id).await?;
         if self.json {
             output::json(&story)?
         } else {
@@ -43,6 +39,14 @@ impl Why {
         }
         Ok(if story.found { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+/// Reads a client, strongly consistent, and tells its story.
+pub(super) async fn story_of(app: &App, store: &DynamoStore, id: &ClientId) -> Result<Story, StoreError> {
+    let read = store.read(id).await?.decode(id);
+    let client = read.as_ref().ok().and_then(Snapshot::client);
+    let provider = client.and_then(|client| app.config().providers.get(&client.provider));
+    Ok(tell(id, &read, provider.map(AsRef::as_ref), app.clock().now()))
 }
 
 /// The whole story of a client, as its items were read.

@@ -1,0 +1,79 @@
+//! Text as a terminal can take it.
+//!
+//! Whatever comes from the table may have been written by another tool: every text goes through [`clean`].
+
+use ratatui::style::Style;
+use ratatui::text::Span;
+
+/// A text that a terminal shows and does not obey: control and format characters are spelt out, as `\u{1b}`.
+pub(super) fn clean(text: &str) -> String {
+    let spelt = |char: char| match char {
+        '"' | '\'' | '\\' => char.to_string(),
+        other => other.escape_debug().to_string(),
+    };
+    text.chars().map(spelt).collect()
+}
+
+pub(super) fn styled(text: impl AsRef<str>, style: Style) -> Span<'static> {
+    Span::styled(clean(text.as_ref()), style)
+}
+
+pub(super) fn plain(text: impl AsRef<str>) -> Span<'static> {
+    styled(text, Style::new())
+}
+
+/// Breaks a line between words, and what follows is indented as the line was; a word that is too long is cut.
+pub(super) fn wrapped(line: &str, width: usize) -> Vec<String> {
+    let indent: String = line.chars().take_while(|char| *char == ' ').take(width / 2).collect();
+    let mut lines = vec![indent.clone()];
+    for word in line.trim_start().split(' ') {
+        let mut rest = word;
+        let last = lines.last_mut().expect("it begins with one");
+        if last.len() > indent.len() && wide(last) + 1 + wide(word) > width {
+            lines.push(indent.clone());
+        } else if last.len() > indent.len() {
+            last.push(' ');
+        }
+        loop {
+            let last = lines.last_mut().expect("it begins with one");
+            let room = width.saturating_sub(wide(last));
+            let cut = cut_at(rest, room);
+            if cut == rest.len() || width == 0 {
+                last.push_str(rest);
+                break;
+            }
+            last.push_str(&rest[..cut]);
+            rest = &rest[cut..];
+            lines.push(indent.clone());
+        }
+    }
+    lines
+}
+
+fn wide(text: &str) -> usize {
+    Span::raw(text).width()
+}
+
+/// How many bytes of it are so wide at most; at least one character, or it would never end.
+fn cut_at(text: &str, room: usize) -> usize {
+    let fits = text
+        .char_indices()
+        .map(|(at, char)| at + char.len_utf8())
+        .take_while(|at| wide(&text[..*at]) <= room);
+    fits.last().unwrap_or_else(|| text.chars().next().map_or(0, char::len_utf8))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_broken_between_words_and_what_is_too_long_is_cut() {
+        assert_eq!(wrapped("  ab cd ef", 8), ["  ab cd", "  ef"]);
+        assert_eq!(wrapped("abcdefgh i", 4), ["abcd", "efgh", "i"]);
+        assert_eq!(wrapped("漢字", 3), ["漢", "字"]);
+        assert_eq!(wrapped("漢", 1), ["漢"]);
+        assert_eq!(wrapped("", 9), [""]);
+        assert_eq!(wrapped("a b", 0), ["a", "b"]);
+    }
+}
