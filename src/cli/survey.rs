@@ -57,13 +57,16 @@ impl Row {
         self.status.json(&self.id, &self.provider, self.grant, self.paused)
     }
 
-    /// First who needs somebody or fails, then who is kept fresh, then who is not; the soonest expiry first.
+    /// First who is in trouble or fails, then whose customer has to consent again, then who is kept fresh, then who is
+    /// not; the soonest expiry first.
     pub(super) fn rank(&self) -> (u8, Option<Timestamp>, &ClientId) {
         let status = &self.status;
         let group = match status.condition {
-            Condition::Dead | Condition::Paused => 2,
+            Condition::Paused => 3,
+            Condition::Dead if self.paused => 3,
+            Condition::Dead => 1,
             _ if self.trouble.is_some() || status.failures > 0 => 0,
-            _ => 1,
+            _ => 2,
         };
         (group, status.expires_at, &self.id)
     }
@@ -223,7 +226,7 @@ pub(super) mod tests {
         let mut survey = Survey { rows, ..Survey::default() };
         survey.keep_first(6);
         let order: Vec<_> = survey.rows.iter().map(|row| row.id.as_str()).collect();
-        assert_eq!(order, ["held", "failing", "pending", "sooner", "later", "dead"]);
+        assert_eq!(order, ["held", "failing", "dead", "pending", "sooner", "later"]);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use rustix::termios::{LocalModes, Termios, Winsize, tcgetattr, tcsetwinsize};
 use serde_json::Value;
 
 use crate::support::{
-    Auth, Deployment, DynamoLocal, NewClient, Process, StrictProvider, wait_for, wait_until,
+    Auth, Deployment, DynamoLocal, NewClient, Process, Proxy, StrictProvider, wait_for, wait_until,
 };
 use crate::{SECRET, SOON};
 
@@ -123,8 +123,12 @@ async fn fleet(local: &DynamoLocal) -> (Deployment, StrictProvider, Process) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_terminal_shows_the_fleet_obeys_its_keys_and_is_left_as_it_was() {
-    let (deployment, _provider, _daemon) = fleet(DynamoLocal::shared().await).await;
-    let mut top = Screen::start(deployment.command(&["top", "--interval", "1s"]), 120, 30);
+    let local = DynamoLocal::shared().await;
+    let (deployment, _provider, _daemon) = fleet(local).await;
+    let proxy = Proxy::before(local.endpoint()).await;
+    let mut command = deployment.command(&["top", "--interval", "1s"]);
+    command.env("PERENNIAL__STORE__ENDPOINT", proxy.url());
+    let mut top = Screen::start(command, 120, 30);
     top.shows(&[
         "DEGRADED",
         "1 at work of 1",
@@ -145,7 +149,14 @@ async fn a_terminal_shows_the_fleet_obeys_its_keys_and_is_left_as_it_was() {
     top.press("q");
     top.press("v");
     top.shows(&["findings", "docs/runbook.md#dead-grants"]).await;
-    top.press("qq");
+    top.press("q");
+
+    proxy.cut();
+    top.shows(&["NO ANSWER", "with \"good\"", "crm-good"]).await;
+    proxy.mend();
+    let answered = async || !top.text().contains("NO ANSWER");
+    wait_until(SOON, "the table answers again", answered).await;
+    top.press("q");
     assert!(top.ends().await.success());
     top.is_restored().await;
 }
@@ -175,7 +186,10 @@ async fn programs_get_text_or_objects_and_a_pipe_alone_is_an_error() {
     wait_until(SOON, "both clients were tried", settled).await;
     let told = object();
     assert_eq!((&told["status"], &told["tasks"][0]["state"]), (&"degraded".into(), &"active".into()));
-    assert_eq!(told["urgent"][0]["client"], "crm-good", "the dead one needs no hurry");
+    assert_eq!(
+        (&told["urgent"][0]["client"], &told["urgent"][0]["error"]),
+        (&"crm-dead".into(), &"invalid_grant".into())
+    );
     // 1.5 units for each client, half a one for each of their shards, and 1 for the tasks. DynamoDB itself would charge
     // for empty shards, too.
     assert_eq!((&told["read_units"], &told["partial"]), (&5.0.into(), &false.into()));

@@ -23,6 +23,10 @@ r               read now
 + -             read more seldom, more often
 ?               these keys";
 
+/// How far in the sentences of a story stand, and what belongs to a finding.
+const STORY: usize = 10;
+const FINDING: usize = 4;
+
 /// What is inside the frame of a popup: all but the first line and the last, which hold title and keys.
 pub(super) fn inner(area: Rect) -> Rect {
     Block::bordered().inner(covered(area))
@@ -57,7 +61,8 @@ pub(super) fn lines(view: &View, width: usize) -> Vec<Line<'static>> {
         Some(Popup::Story { told: Some(Ok(story)), .. }) => story.clone(),
         Some(Popup::Story { told: Some(Err(problem)), .. }) => format!("NO ANSWER: {problem}"),
     };
-    told.lines().flat_map(|line| wrapped(&clean(line), width)).map(Line::from).collect()
+    let hang = if view.reading_of().is_some() { STORY } else { FINDING };
+    told.lines().flat_map(|line| wrapped(&clean(line), width, hang)).map(Line::from).collect()
 }
 
 fn findings(view: &View) -> String {

@@ -22,18 +22,20 @@ pub(super) fn plain(text: impl AsRef<str>) -> Span<'static> {
     styled(text, Style::new())
 }
 
-/// Breaks a line between words, and what follows is indented as the line was; a word that is too long is cut.
-pub(super) fn wrapped(line: &str, width: usize) -> Vec<String> {
-    let indent: String = line.chars().take_while(|char| *char == ' ').take(width / 2).collect();
-    let mut lines = vec![indent.clone()];
+/// Breaks a line between words; what follows is indented by so much, and a word that is too long is cut.
+pub(super) fn wrapped(line: &str, width: usize, hang: usize) -> Vec<String> {
+    let indent = " ".repeat(hang.min(width / 2));
+    let mut lines = vec![line.chars().take_while(|char| *char == ' ').take(width / 2).collect::<String>()];
+    let mut begun = false;
     for word in line.trim_start().split(' ') {
         let mut rest = word;
         let last = lines.last_mut().expect("it begins with one");
-        if last.len() > indent.len() && wide(last) + 1 + wide(word) > width {
+        if begun && wide(last) + 1 + wide(word) > width {
             lines.push(indent.clone());
-        } else if last.len() > indent.len() {
+        } else if begun {
             last.push(' ');
         }
+        begun = true;
         loop {
             let last = lines.last_mut().expect("it begins with one");
             let room = width.saturating_sub(wide(last));
@@ -69,11 +71,11 @@ mod tests {
 
     #[test]
     fn lines_are_broken_between_words_and_what_is_too_long_is_cut() {
-        assert_eq!(wrapped("  ab cd ef", 8), ["  ab cd", "  ef"]);
-        assert_eq!(wrapped("abcdefgh i", 4), ["abcd", "efgh", "i"]);
-        assert_eq!(wrapped("漢字", 3), ["漢", "字"]);
-        assert_eq!(wrapped("漢", 1), ["漢"]);
-        assert_eq!(wrapped("", 9), [""]);
-        assert_eq!(wrapped("a b", 0), ["a", "b"]);
+        assert_eq!(wrapped("  ab cd ef", 8, 4), ["  ab cd", "    ef"]);
+        assert_eq!(wrapped("abcdefgh i", 4, 0), ["abcd", "efgh", "i"]);
+        assert_eq!(wrapped("漢字", 3, 0), ["漢", "字"]);
+        assert_eq!(wrapped("漢", 1, 9), ["漢"]);
+        assert_eq!(wrapped("", 9, 4), [""]);
+        assert_eq!(wrapped("a b", 0, 4), ["a", "b"]);
     }
 }
