@@ -82,6 +82,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// Calendar jobs.
     pub maintenance: Maintenance,
+    /// What is peculiar to Amazon ECS.
+    pub ecs: Ecs,
     /// Where new tokens go that the table does not take.
     pub spill: Spill,
     /// Provider profiles by name.
@@ -207,6 +209,13 @@ pub struct Maintenance {
     pub reconcile: String,
     /// When the table's settings are checked.
     pub table_check: String,
+}
+
+/// `[ecs]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ecs {
+    /// Whether a task protects itself from scale-in while it works.
+    pub protection: bool,
 }
 
 /// `[spill]` and `[sealing]`.

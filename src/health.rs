@@ -19,6 +19,7 @@ use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::ecs;
 use crate::metrics::{self, Exporter};
 use crate::record::{Phase, Tally};
 use crate::scheduler::Pulse;
@@ -50,6 +51,8 @@ pub struct Health {
     pub phase: watch::Receiver<Phase>,
     /// Until when it acquires: its heartbeat moves this on, while it can be written.
     pub permit: watch::Receiver<Moment>,
+    /// The task's account of itself, on ECS.
+    pub ecs: Option<Arc<ecs::Account>>,
     /// The metrics of this process.
     pub exporter: Arc<Exporter>,
 }
@@ -138,6 +141,8 @@ impl Health {
             "skew_ms": self.skew_ms(),
             "max_skew_ms": millis(self.max_skew),
             "table_silent_ms": silence,
+            "ecs": self.ecs.as_ref().map(|account| account.describe()),
+            "in_flight": *self.scheduler.in_flight().borrow(),
             "clients": clients,
             "refreshed": refreshed,
             "failed": failed,

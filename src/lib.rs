@@ -7,12 +7,13 @@
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`reply`],
 //! [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`cli`]; and the
-//! surroundings of a daemon: [`health`], [`maintenance`], [`metrics`], [`shutdown`], [`telemetry`].
+//! surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`shutdown`], [`telemetry`].
 
 pub mod aws;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod ecs;
 pub mod entropy;
 pub mod fleet;
 pub mod health;

@@ -5,7 +5,8 @@
 //!
 //! Reading order: [`lease`] (what the generations mean, what each step writes), [`outcome`] (the two judgements of a
 //! refresh), [`in_doubt`] (lost answers), [`schedule`] and [`backoff`] (when), [`registry`] (what operators write),
-//! [`breaker`], [`membership`] and [`ownership`] (who does which client), [`condition`] (how a client fares, in a word).
+//! [`breaker`], [`membership`] and [`ownership`] (who does which client), [`condition`] (how a client fares, in a word),
+//! [`protection`] (when ECS is asked to stop another task than this).
 
 pub mod backoff;
 pub mod breaker;
@@ -16,6 +17,7 @@ pub mod membership;
 pub mod outcome;
 pub mod ownership;
 mod policy;
+pub mod protection;
 pub mod registry;
 pub mod schedule;
 #[cfg(test)]

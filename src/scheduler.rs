@@ -209,6 +209,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     ) -> Summary {
         loop {
             self.start_what_may();
+            self.pulse.busy_with(self.gate.running());
             if self.has_ended(&commands) {
                 break;
             }
@@ -238,6 +239,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
                 () = &mut limit => break,
                 Some(done) = self.jobs.join_next_with_id() => self.finish(done),
             }
+            self.pulse.busy_with(self.gate.running());
         }
         self.name_abandoned();
         Summary { tally: self.pulse.tally(), ..self.summary }

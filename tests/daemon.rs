@@ -4,6 +4,7 @@ mod support;
 
 mod daemon {
     pub(crate) mod cut_off;
+    pub(crate) mod ecs;
     pub(crate) mod fleet;
     pub(crate) mod health;
     pub(crate) mod healthcheck;

@@ -8,6 +8,7 @@ mod apply;
 mod clients;
 mod completions;
 mod config;
+mod ecs;
 mod edit;
 mod fleet;
 mod get;

@@ -11,9 +11,11 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
+use super::ecs::Ecs;
 use super::meter::Meter;
 use super::{App, output, spill};
 use crate::config::{Config, StoreKind};
+use crate::ecs::Account;
 use crate::entropy::Entropy;
 use crate::fleet::{self, Census, Listing, Task};
 use crate::health::{self, Health};
@@ -60,6 +62,7 @@ impl Run {
         let shutdown = Shutdown::listen().context("installing signal handlers")?;
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
+        let ecs = Ecs::detect(app);
         let store = Arc::new(app.store().await?);
         let spill = spill::configured(app).await?;
         spill::check(&spill).await;
@@ -67,7 +70,7 @@ impl Run {
         if self.once {
             self.run_once(parts, config, shutdown, meter).await
         } else {
-            daemon(parts, config, shutdown, meter).await
+            daemon(parts, config, shutdown, meter, ecs).await
         }
     }
 
@@ -194,6 +197,7 @@ async fn daemon(
     config: &Config,
     shutdown: Shutdown,
     meter: Meter,
+    ecs: Option<Ecs>,
 ) -> anyhow::Result<ExitCode> {
     let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
     let settings = fleet::Settings {
@@ -203,7 +207,8 @@ async fn daemon(
         replay: config.spill.replay_interval,
     };
     let task = Task::new(parts, settings);
-    let health = Arc::new(health(config, &store, &clock, &task, &meter));
+    let account = ecs.as_ref().map(Ecs::account);
+    let health = Arc::new(health(config, &store, &clock, &task, &meter, account));
     let server = serve(config, &health).await?;
     let metering = meter.start(Arc::clone(&clock), move || health.measure());
     if !reach_table(&store, config, &shutdown, clock.as_ref()).await? {
@@ -214,7 +219,11 @@ async fn daemon(
     let errands =
         Errands { chores, overdue, reconcile, store: Arc::clone(&store), shards: config.store.shards };
     let errands = tokio::spawn(errands.run(clock));
+    let protection = ecs.and_then(|ecs| ecs.protect(&task.scheduler()));
     let ending = task.run(asked, &shutdown.drain, &shutdown.now, config.shutdown.timeout).await;
+    if let Some(protection) = protection {
+        protection.release().await;
+    }
     errands.abort();
     metering.abort();
     server.inspect(tokio::task::JoinHandle::abort);
@@ -231,6 +240,7 @@ fn health(
     clock: &Arc<dyn Clock>,
     task: &Task<DynamoStore, HttpEndpoint>,
     meter: &Meter,
+    ecs: Option<Arc<Account>>,
 ) -> Health {
     Health {
         incarnation: task.incarnation().to_owned(),
@@ -243,6 +253,7 @@ fn health(
         store_silence: config.discovery.interval * SILENT_ROUNDS,
         phase: task.phase(),
         permit: task.permit(),
+        ecs,
         exporter: meter.exporter(),
     }
 }

@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::kind::human;
 use super::reader::Reader;
 use super::{
-    Config, Discovery, Health, Log, Maintenance, Metrics, Profile, Refresh, Shutdown, Spill, Store, StoreKind,
+    Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Shutdown, Spill, Store,
+    StoreKind,
 };
 use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
 use crate::plan::membership::Rules;
@@ -37,6 +38,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
         reconcile: r.text("maintenance.reconcile"),
         table_check: r.text("maintenance.table_check"),
     };
+    let ecs = Ecs { protection: r.flag("ecs.protection") };
     let spill = spill(r);
     let refresh = refresh?;
     Some(Config {
@@ -52,6 +54,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
         metrics,
         shutdown,
         maintenance,
+        ecs,
         spill,
         providers,
     })

@@ -409,6 +409,12 @@ pub(super) static KEYS: &[Key] = &[
     ),
     key("maintenance.table_check", CRON, Is("41 7 */6 * * *"), "When the table's settings are checked."),
     key(
+        "ecs.protection",
+        Kind::Flag,
+        Is("true"),
+        "On ECS: whether a task asks not to be chosen for scale-in while a refresh is in flight. Elsewhere it means nothing.",
+    ),
+    key(
         "spill.directory",
         Kind::Text("a path", check::line),
         Unset,

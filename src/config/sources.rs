@@ -50,6 +50,16 @@ impl Sources {
             || self.set("AWS_EXECUTION_ENV").is_some_and(|environment| environment.starts_with("AWS_ECS"))
     }
 
+    /// Where the task's metadata are served on Amazon ECS (version 4).
+    pub fn ecs_metadata_uri(&self) -> Option<&str> {
+        self.set("ECS_CONTAINER_METADATA_URI_V4")
+    }
+
+    /// Where the agent of Amazon ECS takes requests of its tasks.
+    pub fn ecs_agent_uri(&self) -> Option<&str> {
+        self.set("ECS_AGENT_URI")
+    }
+
     pub(super) fn path(&self) -> Option<PathBuf> {
         self.path.clone().or_else(|| self.set(PATH_VARIABLE).map(PathBuf::from))
     }

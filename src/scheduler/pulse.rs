@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::record::Tally;
 use crate::refresh::Outcome;
 use crate::time::Moment;
@@ -20,6 +22,7 @@ pub struct Pulse {
     failed: AtomicU64,
     conflicts: AtomicU64,
     takeovers: AtomicU64,
+    in_flight: watch::Sender<usize>,
 }
 
 impl Pulse {
@@ -79,6 +82,16 @@ impl Pulse {
             conflicts: read(&self.conflicts),
             takeovers: read(&self.takeovers),
         }
+    }
+
+    /// Refreshes that have begun and have not ended: they may hold the only copy of their tokens. Every change is told.
+    pub fn in_flight(&self) -> watch::Receiver<usize> {
+        self.in_flight.subscribe()
+    }
+
+    /// Notes how many refreshes are in flight.
+    pub(super) fn busy_with(&self, refreshes: usize) {
+        self.in_flight.send_if_modified(|known| std::mem::replace(known, refreshes) != refreshes);
     }
 
     /// Notes how many clients are under care.
