@@ -131,7 +131,7 @@ def trial(stack):
     owned = [stack.owned(daemon, clients) for daemon in daemons]
     victim, survivor = sorted(daemons, key=lambda daemon: -owned[daemons.index(daemon)])
     stack.engine.run("kill", "--signal", "KILL", victim)
-    say(f"kept fresh for {time.monotonic() - begun:.0f} s, {owned[0]} by one and {owned[1]} by the other; killed that of {max(owned)}")
+    say(f"{time.monotonic() - begun:.0f} s: one keeps {owned[0]} fresh, the other {owned[1]}; killed that of {max(owned)}")
     killed_at, before = time.monotonic(), len(stack.redemptions())
     watch = Watch()
 

@@ -8,8 +8,9 @@ in the order that they ask for, with exactly the definition's command, environme
 root, capabilities, health check and stop timeout, in one network namespace, as those of a task on Fargate are. What only
 AWS has is overridden, and nothing else: see `instead_of_aws`.
 
-The service's task has to become healthy and ready, to grant a token to every sample client, to write nothing to its root,
-and to end with 0 on the image's stop signal within its stop timeout. The scheduled task has to end with 0 by itself.
+The service's task has to become healthy and ready, to fetch a token for every sample client, to write its metrics, to leave
+its root as it was, and to end with 0 on the image's stop signal within its stop timeout. The scheduled task has to end
+with 0 by itself.
 
 Ends with a line that begins with `summary`. Exit code: 0 clean, 1 unclean, 77 where there is no engine.
 
@@ -171,7 +172,7 @@ class Trial:
             raise Unclean(f"it ended with {code}, out of memory: {killed}, having written: {written or 'nothing'}")
         return {
             "cpus": task.cpus, "memory_mib": task.memory, "used": used.split(" ")[0], "healthy_after": f"{healthy:.0f}s",
-            "clients": CLIENTS, "stopped_in": f"{took:.1f}s", "exit": code,
+            "clients": CLIENTS, "metric_lines": self.metric_lines(), "stopped_in": f"{took:.1f}s", "exit": code,
         }
 
     def register(self, task):
@@ -182,6 +183,14 @@ class Trial:
     def granted(self):
         lines = self.engine.run("exec", f"{self.name}-perennial", PROGRAM, "clients", "list", "--json").splitlines()
         return sum(json.loads(line)["expires_at"] is not None for line in lines)
+
+    def metric_lines(self):
+        """What CloudWatch would take its metrics from; the last of them are written as the task ends."""
+        lines = self.engine.run("logs", f"{self.name}-perennial").splitlines()
+        lines = [line for line in map(json.loads, lines) if "_aws" in line]
+        if not any(line.get("Ready") == 1 for line in lines):
+            raise Unclean("it has written no metric by which it is ready")
+        return len(lines)
 
     def scheduled(self, settings):
         task = self.task(settings, "Mode=Scheduled")
