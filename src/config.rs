@@ -9,6 +9,7 @@ mod check;
 mod error;
 mod kind;
 mod reader;
+mod reload;
 mod schema;
 mod sources;
 
@@ -28,8 +29,9 @@ use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::secret::Secret;
 
 pub use error::{ConfigError, ConfigErrors, Origin};
+pub use reload::Changes;
 pub use schema::{Reference, reference};
-pub use sources::Sources;
+pub use sources::{Fingerprint, Sources};
 
 use reader::Reader;
 use sources::Layer;

@@ -25,7 +25,7 @@ use self::membership::Membership;
 pub use crate::plan::membership::Rules;
 use crate::provider::TokenEndpoint;
 pub use crate::record::Phase;
-use crate::scheduler::{Command, Parts, Pulse, Scheduler, Summary};
+use crate::scheduler::{Command, Parts, Pulse, Scheduler, Summary, Tuning};
 use crate::spill::{self, Spill};
 use crate::store::{Roster, Store};
 use crate::time::{Clock, Moment};
@@ -123,6 +123,11 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
     /// The scheduler's account of itself.
     pub fn scheduler(&self) -> Arc<Pulse> {
         self.scheduler.pulse()
+    }
+
+    /// Where the scheduler takes orders while it runs.
+    pub fn ordering(&self) -> Arc<watch::Sender<Option<Arc<Tuning>>>> {
+        self.scheduler.ordering()
     }
 
     /// Discovery's account of itself.

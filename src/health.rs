@@ -41,10 +41,8 @@ pub struct Health {
     pub discovery: Arc<Pulse>,
     /// What the store's answers tell.
     pub vitals: Arc<Vitals>,
-    /// The scheduler may be this late.
-    pub max_lag: Duration,
-    /// The wall clock may be this far from the store's.
-    pub max_skew: Duration,
+    /// How much is tolerated, by now.
+    pub limits: watch::Receiver<Limits>,
     /// The store must have answered within this: several rounds of discovery.
     pub store_silence: Duration,
     /// Where the task stands: warm and at work, or on its way out.
@@ -55,6 +53,15 @@ pub struct Health {
     pub ecs: Option<Arc<ecs::Account>>,
     /// The metrics of this process.
     pub exporter: Arc<Exporter>,
+}
+
+/// What a task that does its work may come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The scheduler may be this late.
+    pub max_lag: Duration,
+    /// The wall clock may be this far from the store's.
+    pub max_skew: Duration,
 }
 
 /// A reason for not being ready, or not healthy.
@@ -100,7 +107,7 @@ impl Health {
         let reached = silence.is_some_and(|silence| silence <= self.store_silence);
         unless(reached, "the table has not answered lately".into());
         let lag = self.scheduler.lag();
-        unless(lag <= self.max_lag, format!("the scheduler is {lag:?} late"));
+        unless(lag <= self.limits.borrow().max_lag, format!("the scheduler is {lag:?} late"));
         let skew = self.skew_ms();
         unless(
             self.is_skew_tolerable(),
@@ -139,7 +146,7 @@ impl Health {
             "may_acquire": self.may_acquire(moment),
             "lag_ms": millis(self.scheduler.lateness(moment)),
             "skew_ms": self.skew_ms(),
-            "max_skew_ms": millis(self.max_skew),
+            "max_skew_ms": millis(self.limits.borrow().max_skew),
             "table_silent_ms": silence,
             "ecs": self.ecs.as_ref().map(|account| account.describe()),
             "in_flight": *self.scheduler.in_flight().borrow(),
@@ -164,7 +171,7 @@ impl Health {
     }
 
     fn is_skew_tolerable(&self) -> bool {
-        Duration::from_millis(self.skew_ms().unsigned_abs()) <= self.max_skew
+        Duration::from_millis(self.skew_ms().unsigned_abs()) <= self.limits.borrow().max_skew
     }
 }
 

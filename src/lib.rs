@@ -7,7 +7,7 @@
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`reply`],
 //! [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`cli`]; and the
-//! surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`shutdown`], [`telemetry`].
+//! surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`shutdown`], [`telemetry`].
 
 pub mod aws;
 pub mod cli;
@@ -25,6 +25,7 @@ pub mod provider;
 pub mod record;
 pub mod refresh;
 pub mod registrar;
+pub mod reload;
 pub mod reply;
 pub mod scheduler;
 pub mod seal;

@@ -10,11 +10,14 @@
 //! Invariants: no request without a lease; no request later than the send window after the acquire was *begun*, on a
 //! clock that counts suspended time; nothing between an answer and its commit that could fail.
 
+mod report;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::{Instrument, debug, error, field, info, info_span, warn};
 
+pub use self::report::{Outcome, Report};
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::item::{Item, Value, attr};
@@ -50,70 +53,6 @@ impl Known {
         let token = snapshot.token.unwrap_or_else(|| Token::stub(Gen::NONE));
         let token = Token { access_token: None, refresh_token: None, ..token };
         Some(Self { client, lease: snapshot.lease?, token })
-    }
-}
-
-/// How a refresh ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// New tokens are stored.
-    Refreshed,
-    /// It was not needed: somebody else had done it, or the client is paused.
-    NotNeeded,
-    /// Somebody else holds the lease, or something newer is stored.
-    Conflict,
-    /// There is no such client any more.
-    Removed,
-    /// It failed with this code, and will be tried again.
-    Failed(String),
-    /// It failed with this code, and an operator has to decide.
-    Held(String),
-    /// The provider said with this code that the grant is gone.
-    Dead(String),
-    /// The store gave no answer; nothing was sent.
-    StoreUnavailable(String),
-}
-
-impl Outcome {
-    /// In one word, for logs and metrics.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Refreshed => "refreshed",
-            Self::NotNeeded => "not_needed",
-            Self::Conflict => "conflict",
-            Self::Removed => "removed",
-            Self::Failed(_) => "failed",
-            Self::Held(_) => "held",
-            Self::Dead(_) => "dead",
-            Self::StoreUnavailable(_) => "store_unavailable",
-        }
-    }
-
-    /// What went wrong, in one word.
-    pub fn code(&self) -> Option<&str> {
-        match self {
-            Self::Failed(code) | Self::Held(code) | Self::Dead(code) | Self::StoreUnavailable(code) => {
-                Some(code)
-            }
-            _ => None,
-        }
-    }
-}
-
-/// What a refresh leaves for whoever asked for it.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Report {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// The client as it stands now; `None` where that is not known and has to be read.
-    pub known: Option<Known>,
-    /// The last reply, where anything was sent: for the breakers.
-    pub reply: Option<Reply>,
-}
-
-impl Report {
-    fn unread(outcome: Outcome) -> Self {
-        Self { outcome, known: None, reply: None }
     }
 }
 
@@ -164,6 +103,16 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
     #[must_use]
     pub fn with_spill(self, spill: Arc<Spill>) -> Self {
         Self { spill, ..self }
+    }
+
+    /// The same process with other numbers; what is in flight keeps those that it began with.
+    #[must_use]
+    pub fn tuned(&self, backoff: Backoff, lifetimes: Lifetimes) -> Self {
+        let (store, endpoint) = (Arc::clone(&self.store), Arc::clone(&self.endpoint));
+        let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
+        let (spill, incarnation) = (Arc::clone(&self.spill), self.incarnation.clone());
+        let policy = Policy { backoff, lifetimes, ..self.policy };
+        Self { store, endpoint, clock, entropy, policy, spill, incarnation }
     }
 
     /// Where answers go that the table does not take.

@@ -17,6 +17,7 @@ mod gate;
 mod lane;
 mod pulse;
 mod slot;
+mod tuning;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap, HashMap};
@@ -34,6 +35,7 @@ use self::lane::{Lane, LaneKey};
 use self::pulse::LONGEST_SLEEP;
 pub use self::pulse::Pulse;
 use self::slot::{Done, Entry, Pace, Phase, Slot};
+pub use self::tuning::Tuning;
 use crate::client::{ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::plan::BreakerPolicy;
@@ -126,6 +128,11 @@ pub struct Scheduler<S, E> {
     pulse: Arc<Pulse>,
     /// Until when this task may acquire.
     permit: watch::Receiver<Moment>,
+    /// What is to be changed while it runs; both ends, so that there is always one who could order.
+    orders: watch::Receiver<Option<Arc<Tuning>>>,
+    ordering: Arc<watch::Sender<Option<Arc<Tuning>>>>,
+    /// How long a drain waits, where that was ordered since the start.
+    patience: Option<Duration>,
     summary: Summary,
     started: (Timestamp, Moment),
     /// The two clocks at the last turn.
@@ -164,6 +171,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let started = (parts.clock.now(), parts.clock.moment());
         let pulse = Pulse::default();
         pulse.turn(started.1, Duration::ZERO);
+        let (ordering, orders) = watch::channel(None);
         Self {
             refresher: parts.refresher,
             store: parts.store,
@@ -183,6 +191,9 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             running: HashMap::new(),
             pulse: Arc::new(pulse),
             permit,
+            orders,
+            ordering: Arc::new(ordering),
+            patience: None,
             summary: Summary::default(),
             started,
             turned: started,
@@ -196,6 +207,11 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
     /// What health checks read.
     pub fn pulse(&self) -> Arc<Pulse> {
         Arc::clone(&self.pulse)
+    }
+
+    /// Takes orders while it runs: between two turns, the last one.
+    pub fn ordering(&self) -> Arc<watch::Sender<Option<Arc<Tuning>>>> {
+        Arc::clone(&self.ordering)
     }
 
     /// Runs until `drain` is cancelled (or, in a run that ends, until nothing is due), then waits for what is in
@@ -220,9 +236,11 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
                 Some(done) = self.jobs.join_next_with_id() => self.finish(done),
                 Some(command) = commands.recv() => self.obey(command),
                 Ok(()) = self.permit.changed() => {}
+                Ok(()) = self.orders.changed() => self.tune(),
                 () = nap => {}
             }
         }
+        let patience = self.patience.unwrap_or(patience);
         self.drain(now, patience).await
     }
 

@@ -18,6 +18,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::{ParseError, filter_fn};
 use tracing_subscriber::fmt::{MakeWriter, fmt};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 pub use self::lines::Lines;
@@ -32,40 +33,72 @@ pub enum TelemetryError {
     /// Somebody has set up logging in this process before.
     #[error("logging is set up already")]
     AlreadySet(#[from] TryInitError),
+    /// The filter cannot be replaced any more.
+    #[error("the log filter cannot be replaced")]
+    Replace(#[from] reload::Error),
 }
 
-/// Logs to standard error from now on, panics included. What is returned counts the lines that nobody read.
+/// What is logged, as it can be changed while the process runs.
+pub struct Filter(Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
+
+impl Filter {
+    /// Logs by these directives from now on.
+    ///
+    /// # Errors
+    /// Where they do not parse.
+    pub fn replace(&self, directives: &str) -> Result<(), TelemetryError> {
+        Ok((self.0)(EnvFilter::try_new(directives)?)?)
+    }
+}
+
+/// A log that is open.
+pub struct Logs {
+    /// Counts the lines that nobody read.
+    pub lines: Lines<Stderr>,
+    /// Says what is logged.
+    pub filter: Filter,
+}
+
+/// Logs to standard error from now on, panics included.
 ///
 /// # Errors
 /// See [`TelemetryError`].
-pub fn init(log: &Log) -> Result<Lines<Stderr>, TelemetryError> {
+pub fn init(log: &Log) -> Result<Logs, TelemetryError> {
     let terminal = io::stderr().is_terminal();
     let lines = Lines::to(io::stderr());
     let writer = lines.clone();
-    let subscriber = subscriber(log, terminal, move || writer.clone())?;
+    let (subscriber, filter) = subscriber(log, terminal, move || writer.clone())?;
     subscriber.try_init()?;
     log_panics();
-    Ok(lines)
+    Ok(Logs { lines, filter })
 }
 
 fn subscriber<W>(
     log: &Log,
     terminal: bool,
     writer: W,
-) -> Result<Box<dyn Subscriber + Send + Sync>, ParseError>
+) -> Result<(Box<dyn Subscriber + Send + Sync>, Filter), ParseError>
 where
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
 {
     let filter = EnvFilter::try_new(&log.filter)?;
     let common = fmt().with_env_filter(filter).with_writer(writer).with_ansi(terminal);
     let harmless = filter_fn(is_harmless);
-    Ok(match log.format {
-        LogFormat::Auto if terminal => Box::new(common.finish().with(harmless)),
-        LogFormat::Pretty => Box::new(common.finish().with(harmless)),
-        LogFormat::Auto | LogFormat::Json => {
-            let json = common.json().flatten_event(true).with_span_list(false);
-            Box::new(json.finish().with(harmless))
-        }
+    let json = match log.format {
+        LogFormat::Auto => !terminal,
+        LogFormat::Pretty => false,
+        LogFormat::Json => true,
+    };
+    Ok(if json {
+        let common = common.json().flatten_event(true).with_span_list(false).with_filter_reloading();
+        let handle = common.reload_handle();
+        let filter = Filter(Box::new(move |filter| handle.reload(filter)));
+        (Box::new(common.finish().with(harmless)), filter)
+    } else {
+        let common = common.with_filter_reloading();
+        let handle = common.reload_handle();
+        let filter = Filter(Box::new(move |filter| handle.reload(filter)));
+        (Box::new(common.finish().with(harmless)), filter)
     })
 }
 
@@ -125,7 +158,7 @@ mod tests {
         let buffer = Buffer::default();
         let log = Log { filter: filter.to_owned(), format };
         let writer = buffer.clone();
-        let subscriber = subscriber(&log, terminal, move || writer.clone()).expect("a filter");
+        let (subscriber, _filter) = subscriber(&log, terminal, move || writer.clone()).expect("a filter");
         tracing::subscriber::with_default(subscriber, events);
         String::from_utf8(buffer.0.lock().unwrap().clone()).expect("text")
     }
@@ -159,6 +192,23 @@ mod tests {
     fn the_filter_holds() {
         assert_eq!(logged("warn", LogFormat::Json, false, say), "");
         assert!(logged("perennial=debug", LogFormat::Json, false, say).contains("unseen"));
+    }
+
+    #[test]
+    fn the_filter_can_be_replaced_and_a_broken_one_is_not_taken() {
+        for format in [LogFormat::Json, LogFormat::Pretty] {
+            let (buffer, log) = (Buffer::default(), Log { filter: "warn".to_owned(), format });
+            let writer = buffer.clone();
+            let (subscriber, filter) = subscriber(&log, false, move || writer.clone()).expect("a filter");
+            tracing::subscriber::with_default(subscriber, || {
+                say();
+                filter.replace("perennial=debug").expect("it parses");
+                assert!(filter.replace("perennial=loud").is_err());
+                say();
+            });
+            let text = String::from_utf8(buffer.0.lock().unwrap().clone()).expect("text");
+            assert_eq!((text.matches("unseen").count(), text.matches("refreshed").count()), (1, 1), "{text}");
+        }
     }
 
     #[test]

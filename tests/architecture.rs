@@ -61,6 +61,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("health", &["ecs", "metrics", "record", "scheduler", "store", "time"]),
     ("config", &["client", "plan", "seal", "secret", "time"]),
     ("telemetry", &["config"]),
+    ("reload", &["config", "time"]),
     ("shutdown", &["time"]),
 ];
 /// Modules that may use everything.

@@ -561,7 +561,9 @@ fn the_documentation_has_a_row_for_every_key_and_no_other() {
     let documentation = fs::read_to_string("docs/configuration.md").expect("the documentation");
     let rows = documentation.lines().filter(|line| line.starts_with("| `")).collect::<Vec<_>>().join("\n");
     let row = |row: &Reference| {
-        format!("| `{}` | {} | {} | {} |", row.key, row.takes.replace('|', "\\|"), row.default, row.meaning)
+        let takes = row.takes.replace('|', "\\|");
+        let reload = row.waits.map_or("at once".to_owned(), |why| format!("restart: {why}"));
+        format!("| `{}` | {takes} | {} | {} | {reload} |", row.key, row.default, row.meaning)
     };
     let expected = reference().iter().map(row).collect::<Vec<_>>().join("\n");
     assert!(rows == expected, "the table of docs/configuration.md must be:\n{expected}\n");

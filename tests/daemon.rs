@@ -9,6 +9,7 @@ mod daemon {
     pub(crate) mod health;
     pub(crate) mod healthcheck;
     pub(crate) mod operators;
+    pub(crate) mod reload;
     pub(crate) mod spilled;
     pub(crate) mod starts;
 }

@@ -20,6 +20,7 @@ mod man;
 mod meter;
 mod muster;
 mod output;
+mod reload;
 mod remove;
 mod resolve;
 mod run;

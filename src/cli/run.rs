@@ -13,12 +13,13 @@ use tracing::{debug, error, info, warn};
 
 use super::ecs::Ecs;
 use super::meter::Meter;
+use super::reload::Reloads;
 use super::{App, output, spill};
 use crate::config::{Config, StoreKind};
 use crate::ecs::Account;
 use crate::entropy::Entropy;
 use crate::fleet::{self, Census, Listing, Task};
-use crate::health::{self, Health};
+use crate::health::{self, Health, Limits};
 use crate::maintenance::{Calendar, Chore, Maintenance, Overdue};
 use crate::provider::{HttpEndpoint, HttpSettings};
 use crate::record::Tally;
@@ -27,7 +28,7 @@ use crate::scheduler::{Once, Parts, Scheduler, Settings, Summary};
 use crate::shutdown::Shutdown;
 use crate::spill::{Spill, replay_all};
 use crate::store::{DynamoStore, TableError, Vitals, table};
-use crate::telemetry;
+use crate::telemetry::{self, Logs};
 use crate::time::{Clock, Moment};
 
 /// Between two tries of a store that gives no answer at start.
@@ -58,7 +59,8 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         let config = app.config();
-        let meter = Meter::install(&config.metrics, telemetry::init(&config.log)?)?;
+        let Logs { lines, filter } = telemetry::init(&config.log)?;
+        let meter = Meter::install(&config.metrics, lines)?;
         let shutdown = Shutdown::listen().context("installing signal handlers")?;
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
@@ -70,7 +72,8 @@ impl Run {
         if self.once {
             self.run_once(parts, config, shutdown, meter).await
         } else {
-            daemon(parts, config, shutdown, meter, ecs).await
+            let reloads = Reloads::listen(app, filter)?;
+            daemon(parts, config, shutdown, meter, ecs, reloads).await
         }
     }
 
@@ -198,6 +201,7 @@ async fn daemon(
     shutdown: Shutdown,
     meter: Meter,
     ecs: Option<Ecs>,
+    reloads: Reloads,
 ) -> anyhow::Result<ExitCode> {
     let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
     let settings = fleet::Settings {
@@ -208,7 +212,7 @@ async fn daemon(
     };
     let task = Task::new(parts, settings);
     let account = ecs.as_ref().map(Ecs::account);
-    let health = Arc::new(health(config, &store, &clock, &task, &meter, account));
+    let health = Arc::new(health(config, &store, &clock, &task, &meter, account, reloads.limits()));
     let server = serve(config, &health).await?;
     let metering = meter.start(Arc::clone(&clock), move || health.measure());
     if !reach_table(&store, config, &shutdown, clock.as_ref()).await? {
@@ -218,9 +222,11 @@ async fn daemon(
     let (calendar, chores, overdue) = calendar(config, clock.as_ref()).await?;
     let errands =
         Errands { chores, overdue, reconcile, store: Arc::clone(&store), shards: config.store.shards };
+    let reloading = reloads.start(task.ordering(), Arc::clone(&clock));
     let errands = tokio::spawn(errands.run(clock));
     let protection = ecs.and_then(|ecs| ecs.protect(&task.scheduler()));
     let ending = task.run(asked, &shutdown.drain, &shutdown.now, config.shutdown.timeout).await;
+    reloading.abort();
     if let Some(protection) = protection {
         protection.release().await;
     }
@@ -241,6 +247,7 @@ fn health(
     task: &Task<DynamoStore, HttpEndpoint>,
     meter: &Meter,
     ecs: Option<Arc<Account>>,
+    limits: watch::Receiver<Limits>,
 ) -> Health {
     Health {
         incarnation: task.incarnation().to_owned(),
@@ -248,8 +255,7 @@ fn health(
         scheduler: task.scheduler(),
         discovery: task.discovery(),
         vitals: Arc::clone(store.vitals()),
-        max_lag: config.health.max_lag,
-        max_skew: config.health.max_skew,
+        limits,
         store_silence: config.discovery.interval * SILENT_ROUNDS,
         phase: task.phase(),
         permit: task.permit(),

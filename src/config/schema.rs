@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::check;
 use super::error::Fault;
 use super::kind::Kind;
+use super::reload::{self, Reload};
 
 /// A key. A `*` in its path stands for a name that the operator chooses.
 pub(super) struct Key {
@@ -49,6 +50,8 @@ pub struct Reference {
     pub default: String,
     /// What it means.
     pub meaning: &'static str,
+    /// Why a new value waits for a restart; none where it holds as soon as it is read.
+    pub waits: Option<&'static str>,
 }
 
 /// Every key there is, in the order of the documentation.
@@ -80,7 +83,11 @@ impl Key {
             Unset => "none".to_owned(),
             Required => "required".to_owned(),
         };
-        Reference { key: self.path, takes: self.kind.describe(), default, meaning: self.doc }
+        let waits = match reload::class(self.path) {
+            Reload::Live => None,
+            Reload::Restart(why) => Some(why),
+        };
+        Reference { key: self.path, takes: self.kind.describe(), default, meaning: self.doc, waits }
     }
 
     fn segments(&self) -> impl Iterator<Item = &'static str> {

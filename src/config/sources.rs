@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use ::config::{FileFormat, Map, Source, Value, ValueKind};
 
+use sha2::{Digest as _, Sha256};
+
 use super::error::{ConfigError, Origin};
 use super::schema::{self, Place};
 use crate::secret::Secret;
@@ -13,6 +15,10 @@ use crate::secret::Secret;
 const PREFIX: &str = "PERENNIAL__";
 const PATH_VARIABLE: &str = "PERENNIAL_CONFIG";
 const DEFAULT_DIRECTORY: &str = "config";
+
+/// What configuration files hold, as digests: none for a file that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fingerprint(Vec<Option<Vec<u8>>>);
 
 /// What a configuration is read from. Nothing else in this crate reads the environment.
 ///
@@ -48,6 +54,23 @@ impl Sources {
         let metadata = ["ECS_CONTAINER_METADATA_URI_V4", "ECS_CONTAINER_METADATA_URI"];
         metadata.iter().any(|name| self.set(name).is_some())
             || self.set("AWS_EXECUTION_ENV").is_some_and(|environment| environment.starts_with("AWS_ECS"))
+    }
+
+    /// Whether there are files to be read, or should be.
+    pub fn has_files(&self) -> bool {
+        self.path().is_some()
+    }
+
+    /// What the files hold by now: two readings are equal where nothing has changed.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let Some(path) = self.path() else { return Fingerprint(Vec::new()) };
+        let files = if path.is_dir() {
+            ["perennial.toml", "development.toml", "production.toml"].map(|name| path.join(name)).to_vec()
+        } else {
+            vec![path]
+        };
+        let digest = |file: &PathBuf| std::fs::read(file).ok().map(|text| Sha256::digest(text).to_vec());
+        Fingerprint(files.iter().map(digest).collect())
     }
 
     /// Where the task's metadata are served on Amazon ECS (version 4).

@@ -38,11 +38,25 @@ struct Budget {
     running: usize,
     /// When the rate budget has something left again.
     spent_until: Option<Moment>,
-    per_second: f64,
+    rate: RateLimit,
     /// How many were let through since that was last asked.
     passed: u32,
     /// Token endpoints that were used under this provider's name.
     endpoints: BTreeSet<String>,
+}
+
+impl Budget {
+    fn of(provider: &Provider, clock: &Steady) -> Self {
+        Self {
+            limiter: RateLimiter::direct_with_clock(quota(provider.rate), clock.clone()),
+            concurrency: provider.concurrency,
+            running: 0,
+            spent_until: None,
+            rate: provider.rate,
+            passed: 0,
+            endpoints: BTreeSet::new(),
+        }
+    }
 }
 
 /// An attempt that was let through.
@@ -69,17 +83,31 @@ impl Gate {
         clock: Arc<dyn Clock>,
     ) -> Self {
         let clock = Steady(clock);
-        let budget = |provider: &Provider| Budget {
-            limiter: RateLimiter::direct_with_clock(quota(provider.rate), clock.clone()),
-            concurrency: provider.concurrency,
-            running: 0,
-            spent_until: None,
-            per_second: provider.rate.per_second,
-            passed: 0,
-            endpoints: BTreeSet::new(),
-        };
-        let budgets = providers.iter().map(|(name, provider)| (name.clone(), budget(provider))).collect();
+        let budgets = providers.iter();
+        let budgets = budgets.map(|(name, provider)| (name.clone(), Budget::of(provider, &clock))).collect();
         Self { policy, clock, budgets, endpoints: BTreeMap::new(), applications: BTreeMap::new() }
+    }
+
+    /// Other budgets and another policy from now on. What was let through stays counted, also of a provider that is gone;
+    /// breakers stay as they are.
+    pub(crate) fn tune(&mut self, providers: &BTreeMap<String, Arc<Provider>>, policy: BreakerPolicy) {
+        self.policy = policy;
+        let mut before = std::mem::take(&mut self.budgets);
+        for (name, provider) in providers {
+            let budget = match before.remove(name) {
+                Some(budget) if budget.rate == provider.rate => {
+                    Budget { concurrency: provider.concurrency, ..budget }
+                }
+                Some(budget) => {
+                    let Budget { running, passed, endpoints, .. } = budget;
+                    Budget { running, passed, endpoints, ..Budget::of(provider, &self.clock) }
+                }
+                None => Budget::of(provider, &self.clock),
+            };
+            self.budgets.insert(name.clone(), budget);
+        }
+        let in_flight = before.into_iter().filter(|(_, budget)| budget.running > 0);
+        self.budgets.extend(in_flight.map(|(name, budget)| (name, Budget { concurrency: 0, ..budget })));
     }
 
     /// When this application's breaker lets somebody through; `None` where it does so now.
@@ -187,7 +215,7 @@ impl Gate {
     /// How much of each provider's rate budget was used since this was last asked: so long ago.
     pub(crate) fn budget_used(&mut self, since: Duration) -> impl Iterator<Item = (&str, f64)> {
         self.budgets.iter_mut().map(move |(provider, budget)| {
-            let allowed = (budget.per_second * since.as_secs_f64()).max(1.0);
+            let allowed = (budget.rate.per_second * since.as_secs_f64()).max(1.0);
             (provider.as_str(), f64::from(std::mem::take(&mut budget.passed)) / allowed)
         })
     }
@@ -226,4 +254,48 @@ fn quota(rate: RateLimit) -> Quota {
     let period = Duration::try_from_secs_f64(1.0 / rate.per_second).unwrap_or(Duration::from_secs(1));
     let period = period.max(Duration::from_nanos(1));
     Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::time::SystemClock;
+
+    fn provider(name: &str, concurrency: usize, burst: u32) -> (String, Arc<Provider>) {
+        let url = "https://acme.test/token".parse().expect("a URL");
+        let rate = RateLimit { per_second: 0.01, burst };
+        (name.to_owned(), Arc::new(Provider { concurrency, rate, ..Provider::new(name, url) }))
+    }
+
+    fn key(provider: &str) -> LaneKey {
+        LaneKey { provider: provider.to_owned(), endpoint: "https://acme.test/token".to_owned() }
+    }
+
+    #[test]
+    fn other_budgets_forget_nobody_who_is_in_flight() {
+        let policy = BreakerPolicy::default();
+        let providers = BTreeMap::from([provider("acme", 2, 10), provider("gone", 2, 10)]);
+        let mut gate = Gate::new(&providers, policy, Arc::new(SystemClock));
+        let now = SystemClock.moment();
+        let admit = |gate: &mut Gate, provider: &str| gate.admit(&key(provider), "app", now);
+        let (first, leaving) =
+            (admit(&mut gate, "acme").expect("free"), admit(&mut gate, "gone").expect("free"));
+
+        gate.tune(&BTreeMap::from([provider("acme", 1, 20), provider("new", 1, 1)]), policy);
+        assert_eq!(gate.running(), 2);
+        assert!(admit(&mut gate, "acme").is_none(), "one is running, and one is allowed");
+        assert!(admit(&mut gate, "gone").is_none(), "it is configured no longer");
+        assert!(admit(&mut gate, "new").is_some());
+        gate.ended(&leaving, None, now, 0.5);
+        gate.ended(&first, None, now, 0.5);
+        assert_eq!(gate.running(), 1);
+        assert!(admit(&mut gate, "acme").is_some());
+
+        gate.tune(&BTreeMap::from([provider("new", 9, 1)]), policy);
+        assert!(
+            admit(&mut gate, "new").is_none(),
+            "what was spent of a rate that has not changed stays spent"
+        );
+        assert!(!gate.budgets.contains_key("gone"));
+    }
 }
