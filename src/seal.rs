@@ -6,8 +6,15 @@
 //! taken from the header. Errors carry no content.
 
 mod jwe;
+mod keys;
+mod kms;
+mod ring;
 
 use std::fmt;
+
+pub use self::keys::{Keys, Mode, Place};
+pub use self::kms::{KeyAddress, KmsKeys};
+pub use self::ring::{Family, Keeping, KeyName, KeyRecord, KeySource, KeyState, Ring, Series};
 
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
@@ -53,6 +60,19 @@ pub enum SealError {
     /// The crypto library failed.
     #[error("could not be sealed")]
     Unsealed,
+    /// Whoever keeps or unwraps keys gives no answer. Try again.
+    #[error("no answer about the keys: {0}")]
+    NoAnswer(String),
+    /// A key is refused: a missing right, a disabled or deleted key, a key that does not exist.
+    #[error("a key is refused: {0}")]
+    Refused(String),
+}
+
+impl SealError {
+    /// Whether the same may succeed later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::NoAnswer(_))
+    }
 }
 
 /// Why a text is no key.
@@ -96,7 +116,13 @@ impl LocalKeys {
     /// # Errors
     /// See [`SealError`].
     pub fn open(&self, sealed: &str, label: &Label<'_>) -> Result<Opened, SealError> {
-        jwe::open(sealed, &self.0, label)
+        let envelope = jwe::Envelope::parse(sealed)?;
+        envelope.open(&self.find(envelope.kid()?)?, label)
+    }
+
+    fn find(&self, kid: &str) -> Result<Key, SealError> {
+        let key = self.0.iter().find(|key| key.id == kid);
+        key.cloned().ok_or_else(|| SealError::UnknownKey(kid.chars().take(64).collect()))
     }
 }
 

@@ -4,34 +4,58 @@
 //! is dropped. Whoever needs the text calls [`Secret::expose`], so that every such place can be found by name.
 
 use std::fmt;
+use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
 /// A secret string: redacted in `Debug`, zeroized on drop, compared by value.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
+#[derive(Clone)]
+pub struct Secret {
+    text: Zeroizing<String>,
+    /// As it stands in the table, where that is not the text itself.
+    sealed: Option<Arc<str>>,
+}
 
 impl Secret {
     /// Takes a string into custody.
     pub fn new(text: impl Into<String>) -> Self {
-        Self(Zeroizing::new(text.into()))
+        Self { text: Zeroizing::new(text.into()), sealed: None }
+    }
+
+    /// The same, remembering how it stands in the table, for conditions on what stands there.
+    #[must_use]
+    pub fn sealed_as(self, sealed: &str) -> Self {
+        Self { sealed: Some(sealed.into()), ..self }
+    }
+
+    /// What stands in the table.
+    pub fn as_stored(&self) -> &str {
+        self.sealed.as_deref().unwrap_or(&self.text)
     }
 
     /// The text itself: for the wire and for the table, never for a log.
     pub fn expose(&self) -> &str {
-        &self.0
+        &self.text
     }
 
     /// Length in bytes.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.text.len()
     }
 
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.text.is_empty()
     }
 }
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for Secret {}
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -66,52 +66,85 @@ pub(super) fn seal(
     Ok(format!("{header}.{}", parts.join(".")))
 }
 
-pub(super) fn open(sealed: &str, keys: &[Key], label: &Label<'_>) -> Result<Opened, SealError> {
-    let parts: Vec<&str> = sealed.split('.').collect();
-    let [protected, wrapped, iv, text, tag] = parts.as_slice() else {
-        return Err(SealError::Malformed("it does not have five parts"));
-    };
-    let bytes = decode(protected)?;
-    let header: Header<'_> =
-        serde_json::from_slice(&bytes).map_err(|_| SealError::Malformed("its header is not ours"))?;
-    if header.alg != ALG || header.enc != ENC {
-        return Err(SealError::Malformed("its algorithms are not ours"));
-    }
-    belongs(&header, label)?;
-    let key = keys.iter().find(|key| key.id == header.kid);
-    let key = key.ok_or_else(|| SealError::UnknownKey(header.kid.chars().take(64).collect()))?;
-    let tampered = |_| SealError::Tampered;
-    let mut cek = Zeroizing::new([0_u8; 40]);
-    let kek = AesKek::new(&AES_256, key.bytes.as_slice()).map_err(tampered)?;
-    let cek = kek.unwrap(&decode(wrapped)?, cek.as_mut_slice()).map_err(tampered)?;
-    let cek = Zeroizing::new(<[u8; 32]>::try_from(&*cek).map_err(|_| SealError::Tampered)?);
-    let iv: [u8; IV] = decode(iv)?.try_into().map_err(|_| SealError::Tampered)?;
-    let tag: [u8; TAG] = decode(tag)?.try_into().map_err(|_| SealError::Tampered)?;
-    let mut content = Zeroizing::new(decode(text)?);
-    content.extend_from_slice(&tag);
-    let length = cipher(&cek)
-        .map_err(tampered)?
-        .open_in_place(
-            Nonce::assume_unique_for_key(iv),
-            Aad::from(protected.as_bytes()),
-            content.as_mut_slice(),
-        )
-        .map_err(tampered)?
-        .len();
-    content.truncate(length);
-    Ok(Opened { content, sealed_at: Timestamp::from_secs(header.iat) })
+/// A sealed value, taken apart and not opened yet.
+pub(super) struct Envelope<'a> {
+    protected: &'a str,
+    wrapped: &'a str,
+    iv: &'a str,
+    text: &'a str,
+    tag: &'a str,
+    bytes: Vec<u8>,
 }
 
-fn belongs(header: &Header<'_>, label: &Label<'_>) -> Result<(), SealError> {
-    let parts = [
-        ("tbl", header.tbl == label.table),
-        ("cid", header.cid == label.client),
-        ("att", header.att == label.attribute),
-        ("ver", header.ver == label.version),
-    ];
-    match parts.into_iter().find(|(_, same)| !same) {
-        Some((part, _)) => Err(SealError::Misplaced(part)),
-        None => Ok(()),
+impl<'a> Envelope<'a> {
+    /// Takes it apart.
+    pub(super) fn parse(sealed: &'a str) -> Result<Self, SealError> {
+        let mut parts = sealed.split('.');
+        let mut part = || parts.next().ok_or(SealError::Malformed("it does not have five parts"));
+        let (protected, wrapped, iv, text, tag) = (part()?, part()?, part()?, part()?, part()?);
+        if parts.next().is_some() {
+            return Err(SealError::Malformed("it does not have five parts"));
+        }
+        let envelope = Self { protected, wrapped, iv, text, tag, bytes: decode(protected)? };
+        let header = envelope.header()?;
+        if header.alg != ALG || header.enc != ENC {
+            return Err(SealError::Malformed("its algorithms are not ours"));
+        }
+        Ok(envelope)
+    }
+
+    fn header(&self) -> Result<Header<'_>, SealError> {
+        serde_json::from_slice(&self.bytes).map_err(|_| SealError::Malformed("its header is not ours"))
+    }
+
+    /// The name of the key that it was sealed with.
+    pub(super) fn kid(&self) -> Result<&str, SealError> {
+        Ok(self.header()?.kid)
+    }
+
+    /// The generation that wrote it, as it says; believed once it is opened.
+    pub(super) fn version(&self) -> Result<i64, SealError> {
+        Ok(self.header()?.ver)
+    }
+
+    /// Whether it says that it belongs there.
+    pub(super) fn belongs(&self, label: &Label<'_>) -> Result<(), SealError> {
+        let header = self.header()?;
+        let parts = [
+            ("tbl", header.tbl == label.table),
+            ("cid", header.cid == label.client),
+            ("att", header.att == label.attribute),
+            ("ver", header.ver == label.version),
+        ];
+        match parts.into_iter().find(|(_, same)| !same) {
+            Some((part, _)) => Err(SealError::Misplaced(part)),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn open(&self, key: &Key, label: &Label<'_>) -> Result<Opened, SealError> {
+        self.belongs(label)?;
+        let header = self.header()?;
+        let tampered = |_| SealError::Tampered;
+        let mut cek = Zeroizing::new([0_u8; 40]);
+        let kek = AesKek::new(&AES_256, key.bytes.as_slice()).map_err(tampered)?;
+        let cek = kek.unwrap(&decode(self.wrapped)?, cek.as_mut_slice()).map_err(tampered)?;
+        let cek = Zeroizing::new(<[u8; 32]>::try_from(&*cek).map_err(|_| SealError::Tampered)?);
+        let iv: [u8; IV] = decode(self.iv)?.try_into().map_err(|_| SealError::Tampered)?;
+        let tag: [u8; TAG] = decode(self.tag)?.try_into().map_err(|_| SealError::Tampered)?;
+        let mut content = Zeroizing::new(decode(self.text)?);
+        content.extend_from_slice(&tag);
+        let length = cipher(&cek)
+            .map_err(tampered)?
+            .open_in_place(
+                Nonce::assume_unique_for_key(iv),
+                Aad::from(self.protected.as_bytes()),
+                content.as_mut_slice(),
+            )
+            .map_err(tampered)?
+            .len();
+        content.truncate(length);
+        Ok(Opened { content, sealed_at: Timestamp::from_secs(header.iat) })
     }
 }
 

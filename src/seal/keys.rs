@@ -1,0 +1,217 @@
+//! Every key that this process may ask for, and which of them seal.
+
+use zeroize::Zeroizing;
+
+use super::jwe::{Envelope, seal};
+use super::kms::KmsKeys;
+use super::ring::{Family, KeyName, Ring};
+use super::{Key, Label, LocalKeys, SealError};
+use crate::secret::Secret;
+use crate::time::Timestamp;
+
+/// What seals new secrets. Whatever it is, everything opens for which there is a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Nothing: secrets stand in the table as they are, under its own encryption.
+    Off,
+    /// A key of this machine's: for development.
+    Local,
+    /// Keys that AWS KMS wraps.
+    Kms,
+}
+
+/// The keys.
+pub struct Keys {
+    /// What seals.
+    pub mode: Mode,
+    /// Keys of this machine's.
+    pub local: Option<LocalKeys>,
+    /// Keys that KMS wraps.
+    pub kms: Option<Ring<KmsKeys>>,
+}
+
+/// Where a sealed secret stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The table.
+    pub table: &'a str,
+    /// The client's id.
+    pub client: &'a str,
+    /// The attribute.
+    pub attribute: &'a str,
+    /// The generation of its item. What was sealed is never of a later one.
+    pub version: i64,
+}
+
+impl Keys {
+    /// Whether a text was sealed by this program. A provider's own tokens may be JWE, too: their headers differ.
+    pub fn is_sealed(text: &str) -> bool {
+        text.starts_with("eyJ") && Envelope::parse(text).is_ok()
+    }
+
+    /// The name of the key that sealed this.
+    pub fn name_of(sealed: &str) -> Option<String> {
+        Envelope::parse(sealed).ok()?.kid().ok().map(str::to_owned)
+    }
+
+    /// The name of the key that seals this client's attribute; none where nothing is sealed.
+    ///
+    /// # Errors
+    /// Where there is no key, or no answer about one.
+    pub async fn sealing_name(
+        &self,
+        table: &str,
+        client: &str,
+        attribute: &str,
+    ) -> Result<Option<String>, SealError> {
+        Ok(self.sealing(table, client, Family::of(attribute)).await?.map(|key| key.id))
+    }
+
+    /// Has both of a client's keys at hand: what seals an answer must be there before the request is sent.
+    ///
+    /// # Errors
+    /// Where there is no key, or no answer about one.
+    pub async fn prepare(&self, table: &str, client: &str) -> Result<(), SealError> {
+        for family in Family::ALL {
+            self.sealing(table, client, family).await?;
+        }
+        Ok(())
+    }
+
+    /// Seals a secret for its place; none where nothing is sealed.
+    ///
+    /// # Errors
+    /// Where there is no key, or no answer about one.
+    pub async fn seal(
+        &self,
+        secret: &Secret,
+        place: &Place<'_>,
+        now: Timestamp,
+    ) -> Result<Option<String>, SealError> {
+        let Some(key) = self.sealing(place.table, place.client, Family::of(place.attribute)).await? else {
+            return Ok(None);
+        };
+        seal(secret.expose().as_bytes(), &key, &place.label(place.version), now).map(Some)
+    }
+
+    /// Opens what is sealed.
+    ///
+    /// # Errors
+    /// See [`SealError`].
+    pub async fn open(&self, sealed: &str, place: &Place<'_>) -> Result<Opened, SealError> {
+        let envelope = Envelope::parse(sealed)?;
+        let version = envelope.version()?;
+        envelope.belongs(&place.label(version))?;
+        // Access tokens are written with each generation; the rest may be older than its item.
+        if version > place.version || (place.attribute == "access_token" && version < place.version) {
+            return Err(SealError::Misplaced("ver"));
+        }
+        let key = self.opening(envelope.kid()?, place.attribute).await?;
+        let mut opened = envelope.open(&key, &place.label(version))?;
+        let text = Zeroizing::new(std::mem::take(&mut *opened.content));
+        let text = std::str::from_utf8(&text).map_err(|_| SealError::Tampered)?;
+        Ok(Opened { secret: Secret::new(text), version })
+    }
+
+    async fn sealing(&self, table: &str, client: &str, family: Family) -> Result<Option<Key>, SealError> {
+        let missing =
+            |what: &str| SealError::Refused(format!("sealing.mode asks for {what}, and there is none"));
+        match self.mode {
+            Mode::Off => Ok(None),
+            Mode::Local => {
+                let key = self.local.as_ref().and_then(|keys| keys.0.first());
+                key.cloned().map(Some).ok_or_else(|| missing("a key of this machine's"))
+            }
+            Mode::Kms => {
+                let ring = self.kms.as_ref().ok_or_else(|| missing("keys of KMS"))?;
+                ring.sealing(table, family, client).await.map(Some)
+            }
+        }
+    }
+
+    async fn opening(&self, kid: &str, attribute: &str) -> Result<Key, SealError> {
+        let unknown = || SealError::UnknownKey(kid.chars().take(64).collect());
+        if kid.starts_with("local/") {
+            return self.local.as_ref().ok_or_else(unknown)?.find(kid);
+        }
+        let (name, ring) = (KeyName::parse(kid).ok_or_else(unknown)?, self.kms.as_ref().ok_or_else(unknown)?);
+        if name.series.family != Family::of(attribute) {
+            return Err(SealError::Misplaced("kid"));
+        }
+        ring.opening(&name).await
+    }
+}
+
+/// An opened secret.
+pub struct Opened {
+    /// The secret.
+    pub secret: Secret,
+    /// The generation that sealed it.
+    pub version: i64,
+}
+
+impl<'a> Place<'a> {
+    fn label(&self, version: i64) -> Label<'a> {
+        let Self { table, client, attribute, .. } = *self;
+        Label { table, client, attribute, version }
+    }
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keys({:?})", self.mode)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
+
+    fn keys(mode: Mode) -> Keys {
+        Keys { mode, local: Some(LocalKeys::parse(&"07".repeat(32)).expect("a key")), kms: None }
+    }
+
+    fn place(attribute: &'static str, version: i64) -> Place<'static> {
+        Place { table: "t", client: "c", attribute, version }
+    }
+
+    #[tokio::test]
+    async fn what_was_sealed_opens_in_its_place_whatever_seals_now() {
+        let sealed = keys(Mode::Local).seal(&"canary".into(), &place("refresh_token", 3), NOW).await;
+        let sealed = sealed.expect("sealed").expect("something seals");
+        assert!(Keys::is_sealed(&sealed) && !sealed.contains("canary"));
+        let opened = keys(Mode::Off).open(&sealed, &place("refresh_token", 5)).await.expect("opened");
+        assert_eq!((opened.secret.expose(), opened.version), ("canary", 3));
+        for (elsewhere, part) in [
+            (Place { client: "d", ..place("refresh_token", 5) }, "cid"),
+            (place("client_secret", 5), "att"),
+            (place("refresh_token", 2), "ver"),
+        ] {
+            let refused = keys(Mode::Local).open(&sealed, &elsewhere).await.err();
+            assert_eq!(refused, Some(SealError::Misplaced(part)));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_access_token_is_of_its_items_generation() {
+        let sealed = keys(Mode::Local).seal(&"a".into(), &place("access_token", 3), NOW).await;
+        let sealed = sealed.expect("sealed").expect("something seals");
+        let older = keys(Mode::Local).open(&sealed, &place("access_token", 4)).await.err();
+        assert_eq!(older, Some(SealError::Misplaced("ver")), "one that was put back");
+    }
+
+    #[test]
+    fn tokens_of_providers_are_not_taken_for_sealed_ones() {
+        for token in [
+            "opaque",
+            "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiIxIn0.c2ln",
+            "eyJhbGciOiJSU0EtT0FFUCJ9.a.b.c.d",
+            "eyJ....",
+            "",
+        ] {
+            assert!(!Keys::is_sealed(token), "{token}");
+        }
+    }
+}
