@@ -88,6 +88,8 @@ pub struct Config {
     pub ecs: Ecs,
     /// Where new tokens go that the table does not take.
     pub spill: Spill,
+    /// How secrets are sealed.
+    pub sealing: Sealing,
     /// Provider profiles by name.
     pub providers: BTreeMap<String, Arc<Provider>>,
 }
@@ -220,7 +222,7 @@ pub struct Ecs {
     pub protection: bool,
 }
 
-/// `[spill]` and `[sealing]`.
+/// `[spill]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spill {
     /// A directory on this machine.
@@ -235,10 +237,48 @@ pub struct Spill {
     pub endpoint: Option<Url>,
     /// How often it is replayed: 1 s to 1 h.
     pub replay_interval: Duration,
-    /// The file with the keys.
+}
+
+/// `[sealing]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sealing {
+    /// What seals new secrets in the table.
+    pub mode: SealingMode,
+    /// The table of wrapped keys.
+    pub key_table: String,
+    /// The customer master key of new ones.
+    pub kms_key: Option<String>,
+    /// Another KMS endpoint than AWS's own.
+    pub kms_endpoint: Option<Url>,
+    /// How many keys of each family there are: 1 to 1024.
+    pub shards: u32,
+    /// How long an unwrapped key is used before it is asked for again: 10 s to 1 h.
+    pub fresh: Duration,
+    /// How much longer while there is no answer: 0 s to 1 d.
+    pub stale: Duration,
+    /// The file with the keys of this machine.
     pub key_file: Option<PathBuf>,
-    /// The keys themselves, known to be keys.
+    /// Those keys themselves, known to be keys.
     pub keys: Option<Secret>,
+}
+
+/// What seals new secrets in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SealingMode {
+    /// Nothing.
+    Off,
+    /// The key of this machine: for development. Never under the production profile.
+    Local,
+    /// Keys that KMS wraps.
+    Kms,
+}
+
+impl Sealing {
+    /// Whether this machine has a key of its own.
+    pub fn has_own_key(&self) -> bool {
+        self.key_file.is_some() || self.keys.is_some()
+    }
 }
 
 impl Spill {

@@ -204,6 +204,13 @@ impl Partition {
         }
     }
 
+    /// The items that are there, with their keys.
+    pub fn items_mut(&mut self, id: &ClientId) -> impl Iterator<Item = (Key, &mut Item)> {
+        let keys = [Key::Config(id.clone()), Key::Lease(id.clone()), Key::Token(id.clone())];
+        let items = [&mut self.config, &mut self.lease, &mut self.token];
+        keys.into_iter().zip(items).filter_map(|(key, item)| Some((key, item.as_mut()?)))
+    }
+
     /// Understands the items, or names the first that cannot be understood.
     pub fn decode(&self, id: &ClientId) -> Result<Snapshot, Malformed> {
         Ok(Snapshot {

@@ -10,8 +10,10 @@ mod dynamo;
 mod embedded;
 mod item;
 pub mod memory;
+mod reseal;
 mod rules;
 pub mod table;
+mod vault;
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -20,7 +22,12 @@ pub use dynamo::{Connection, DynamoStore};
 #[cfg(feature = "embedded")]
 pub use embedded::{Embedded, EmbeddedError};
 pub use memory::MemoryStore;
+pub use reseal::{Form, Resealed};
 pub use table::{Finding, Schema, TableError, TableSpec, Verdict};
+pub use vault::{Role, Vault};
+
+/// The daemon's table.
+pub type DynamoVault = Vault<DynamoStore>;
 
 use crate::client::ClientId;
 use crate::item::{Change, Item, Key, attr};

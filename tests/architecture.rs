@@ -24,9 +24,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("plan", &["client", "item", "record", "reply", "secret", "time"]),
     ("metrics", &["time"]),
     ("aws", &["client"]),
-    ("store", &["aws", "client", "item", "metrics", "record", "secret", "time"]),
+    ("store", &["aws", "client", "item", "metrics", "record", "seal", "secret", "time"]),
     ("provider", &["client", "reply", "secret", "time"]),
-    ("seal", &["secret", "time"]),
+    ("seal", &["aws", "secret", "time"]),
     ("spill", &["aws", "client", "item", "plan", "record", "reply", "seal", "secret", "store", "time"]),
     (
         "refresh",
@@ -73,7 +73,17 @@ const ABSTRACT: &[&str] = &["fleet", "health", "maintenance", "plan", "refresh",
 const CONCRETE: &[(&str, &[&str])] = &[
     (
         "store",
-        &["Connection", "DynamoStore", "Embedded", "MemoryStore", "dynamo", "embedded", "memory", "table"],
+        &[
+            "Connection",
+            "DynamoStore",
+            "DynamoVault",
+            "Embedded",
+            "MemoryStore",
+            "dynamo",
+            "embedded",
+            "memory",
+            "table",
+        ],
     ),
     ("provider", &["HttpEndpoint", "HttpSettings", "http", "wire"]),
 ];
@@ -88,6 +98,7 @@ const AWS: &[&str] = &[
     "src/aws",
     "src/spill/bucket",
     "src/seal/jwe",
+    "src/seal/kms",
     "src/store/dynamo",
     "src/store/item",
     "src/store/table",

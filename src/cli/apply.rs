@@ -24,7 +24,7 @@ use crate::item::{Key, attr};
 use crate::plan::registry::{Imported, Refusal};
 use crate::record::Snapshot;
 use crate::registrar::{Field, Registrar, RegistrarError, Step, diff};
-use crate::store::{DynamoStore, Store as _, View};
+use crate::store::{DynamoVault, Store as _, View};
 
 /// Clients that are read or written at once.
 const AT_ONCE: usize = 16;
@@ -147,7 +147,7 @@ impl Apply {
     async fn plan<'a>(
         &self,
         app: &'a App,
-        registrar: &Registrar<'_, DynamoStore>,
+        registrar: &Registrar<'_, DynamoVault>,
         entries: Vec<Entry>,
     ) -> anyhow::Result<Plan<'a>> {
         let reads = entries.into_iter().map(async |entry| {
@@ -202,7 +202,7 @@ impl Apply {
 
     async fn carry_out(
         &self,
-        registrar: &Registrar<'_, DynamoStore>,
+        registrar: &Registrar<'_, DynamoVault>,
         plan: &Plan<'_>,
         surplus: &[ClientId],
     ) -> ExitCode {
@@ -362,7 +362,7 @@ fn given_tokens(app: &App, entry: &Entry) -> Result<Imported, String> {
 }
 
 /// Registered clients that the file lacks.
-async fn surplus(store: &DynamoStore, app: &App, plan: &Plan<'_>) -> anyhow::Result<Vec<ClientId>> {
+async fn surplus(store: &DynamoVault, app: &App, plan: &Plan<'_>) -> anyhow::Result<Vec<ClientId>> {
     let planned = plan.tasks.iter().map(|task| &task.entry.wanted.client.id);
     let kept: BTreeSet<&ClientId> = planned.chain(plan.malformed.iter().map(|(id, _)| id)).collect();
     let mut listing = Listing::new(store, app.config().store.shards);
@@ -377,7 +377,7 @@ async fn surplus(store: &DynamoStore, app: &App, plan: &Plan<'_>) -> anyhow::Res
 }
 
 /// Those of these that are no tombstones: they stay in the index for a while.
-async fn registered(store: &DynamoStore, ids: Vec<ClientId>) -> anyhow::Result<Vec<ClientId>> {
+async fn registered(store: &DynamoVault, ids: Vec<ClientId>) -> anyhow::Result<Vec<ClientId>> {
     let keys: Vec<_> = ids.into_iter().map(Key::Config).collect();
     let loaded = store.load(&keys, View::WithoutSecrets).await?;
     let live = loaded.into_iter().filter(|(_, item)| item.get(attr::GONE).is_none());

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{App, output, spill};
+use super::{App, output, sealing};
 use crate::config::StoreKind;
 
 /// Check the configuration, or show what holds and why.
@@ -26,8 +26,8 @@ impl ConfigCommand {
         match self {
             Self::Check => {
                 let config = app.config();
-                if config.spill.is_configured() {
-                    spill::keys(&config.spill)?;
+                if config.sealing.has_own_key() {
+                    sealing::own_keys(&config.sealing)?;
                 }
                 let store = match config.store.kind {
                     StoreKind::Embedded => format!("embedded store {}", config.store.path.display()),

@@ -12,7 +12,7 @@ use crate::client::ClientId;
 use crate::item::Key;
 use crate::record::{Partition, Snapshot, Token};
 use crate::secret::Secret;
-use crate::store::{Store as _, View};
+use crate::store::{Role, Store as _, View};
 use crate::time::Timestamp;
 
 /// Print a client's access token, if it is still good; exit code 1 if not.
@@ -34,7 +34,7 @@ pub(super) struct Get {
 
 impl Get {
     pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
-        let store = app.store().await?;
+        let store = app.store_for(Role::Reader).await?;
         // The token's item alone: a registration that cannot be understood is no reason to keep a good token back, and
         // whoever may read tokens need not be able to read client secrets.
         let found = store.load(&[Key::Token(self.id.clone())], View::Whole).await?;

@@ -15,15 +15,19 @@ mod get;
 mod healthcheck;
 mod import_token;
 mod judge;
+mod keys;
 mod list;
 mod man;
 mod meter;
 mod muster;
 mod output;
+mod progress;
 mod reload;
 mod remove;
 mod resolve;
 mod run;
+mod seal;
+mod sealing;
 mod show;
 mod source;
 mod spec;
@@ -52,7 +56,7 @@ use crate::entropy::Entropy;
 use crate::registrar::Registrar;
 #[cfg(feature = "embedded")]
 use crate::store::Embedded;
-use crate::store::{Connection, DynamoStore, table as schema};
+use crate::store::{Connection, DynamoStore, DynamoVault, Role, Vault, table as schema};
 use crate::time::{Clock, SystemClock, Timestamp};
 
 /// What the exit codes say, as `--help` prints it.
@@ -89,6 +93,10 @@ enum Command {
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
     Spill(spill::SpillCommand),
+    #[command(subcommand)]
+    Keys(keys::KeysCommand),
+    #[command(subcommand)]
+    Seal(seal::SealCommand),
     Why(why::Why),
     Completions(completions::Completions),
     Man(man::Man),
@@ -134,6 +142,8 @@ impl Cli {
             Command::Get(command) => Box::pin(command.run(&app)).await,
             Command::Healthcheck(command) => Box::pin(command.run(&app)).await,
             Command::Spill(command) => Box::pin(command.run(&app)).await,
+            Command::Keys(command) => Box::pin(command.run(&app)).await,
+            Command::Seal(command) => Box::pin(command.run(&app)).await,
             Command::Why(command) => Box::pin(command.run(&app)).await,
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),
@@ -181,7 +191,7 @@ impl App {
     }
 
     /// The time by the table's clock, as far as its answers have told how far ours is off.
-    fn table_time(&self, store: &DynamoStore) -> Timestamp {
+    fn table_time(&self, store: &DynamoVault) -> Timestamp {
         muster::shifted(self.clock.now(), store.vitals().skew_ms(self.clock.as_ref()))
     }
 
@@ -199,7 +209,17 @@ impl App {
 
     /// Opens the store that the configuration names. A table of other shards, or of a newer program, is refused: what
     /// is written there by the wrong count is never found.
-    async fn store(&self) -> anyhow::Result<DynamoStore> {
+    async fn store(&self) -> anyhow::Result<DynamoVault> {
+        self.store_for(Role::Operator).await
+    }
+
+    /// The same, for whoever does something else.
+    async fn store_for(&self, role: Role) -> anyhow::Result<DynamoVault> {
+        let (store, keys) = (self.raw_store().await?, Arc::new(sealing::keys(self).await?));
+        Ok(Vault::new(store, &self.config().store.table, keys, self.clock(), role))
+    }
+
+    async fn raw_store(&self) -> anyhow::Result<DynamoStore> {
         let store = &self.config().store;
         match store.kind {
             StoreKind::Dynamodb => {
@@ -246,7 +266,7 @@ impl App {
         }
     }
 
-    fn registrar<'a>(&'a self, store: &'a DynamoStore) -> Registrar<'a, DynamoStore> {
+    fn registrar<'a>(&'a self, store: &'a DynamoVault) -> Registrar<'a, DynamoVault> {
         let shards = self.config().store.shards;
         Registrar { store, clock: self.clock.as_ref(), entropy: &self.entropy, shards }
     }

@@ -12,7 +12,7 @@ use crate::fleet::Rules;
 use crate::plan::membership::View;
 use crate::record::{Member, Phase, Tally, decode_member};
 use crate::scheduler::SKEW_ALARM;
-use crate::store::{DynamoStore, Roster as _, StoreError};
+use crate::store::{DynamoVault, Roster as _, StoreError};
 use crate::time::{Moment, Timestamp};
 
 /// A member's state, as the others see it.
@@ -73,7 +73,7 @@ pub(super) struct Muster {
 
 impl Muster {
     /// Looks at the members. It costs one query, of some 20 members to a read unit.
-    pub(super) async fn read(app: &App, store: &DynamoStore) -> Result<Self, StoreError> {
+    pub(super) async fn read(app: &App, store: &DynamoVault) -> Result<Self, StoreError> {
         let config = app.config();
         let limits = Limits { rules: config.fleet, max_skew: config.health.max_skew };
         let (mut members, mut malformed) = (Vec::new(), Vec::new());

@@ -27,7 +27,7 @@ use crate::refresh::{Policy, Refresher};
 use crate::scheduler::{Once, Parts, Scheduler, Settings, Summary};
 use crate::shutdown::Shutdown;
 use crate::spill::{Spill, replay_all};
-use crate::store::{DynamoStore, TableError, Vitals, table};
+use crate::store::{DynamoVault, Role, TableError, Vitals, table};
 use crate::telemetry::{self, Logs};
 use crate::time::{Clock, Moment};
 
@@ -65,7 +65,7 @@ impl Run {
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
         let ecs = Ecs::detect(app);
-        let store = Arc::new(app.store().await?);
+        let store = Arc::new(app.store_for(Role::Daemon).await?);
         let spill = spill::configured(app).await?;
         spill::check(&spill).await;
         let parts = self.parts(config, store, Arc::new(spill), app)?;
@@ -80,10 +80,10 @@ impl Run {
     fn parts(
         &self,
         config: &Config,
-        store: Arc<DynamoStore>,
+        store: Arc<DynamoVault>,
         spill: Arc<Spill>,
         app: &App,
-    ) -> anyhow::Result<Parts<DynamoStore, HttpEndpoint>> {
+    ) -> anyhow::Result<Parts<DynamoVault, HttpEndpoint>> {
         let clock = app.clock();
         let entropy = Arc::new(Entropy::from_system());
         let settings = HttpSettings { connect_timeout: config.refresh.connect_timeout };
@@ -117,13 +117,13 @@ impl Run {
     /// No member of the fleet: it takes whatever is due of all shards, whoever else may be at work.
     async fn run_once(
         &self,
-        parts: Parts<DynamoStore, HttpEndpoint>,
+        parts: Parts<DynamoVault, HttpEndpoint>,
         config: &Config,
         shutdown: Shutdown,
         meter: Meter,
     ) -> anyhow::Result<ExitCode> {
         let shards = config.store.shards;
-        table::preflight(&parts.store, shards).await.context("the table cannot be used")?;
+        table::preflight(parts.store.raw(), shards).await.context("the table cannot be used")?;
         if let (_, Some(error)) = replay_all(parts.refresher.spill(), parts.store.as_ref()).await {
             error!(alarm = "spill_unreadable", %error, "the spill does not answer");
         }
@@ -196,7 +196,7 @@ fn announce(config: &Config, once: bool) {
 }
 
 async fn daemon(
-    parts: Parts<DynamoStore, HttpEndpoint>,
+    parts: Parts<DynamoVault, HttpEndpoint>,
     config: &Config,
     shutdown: Shutdown,
     meter: Meter,
@@ -242,9 +242,9 @@ async fn daemon(
 
 fn health(
     config: &Config,
-    store: &DynamoStore,
+    store: &DynamoVault,
     clock: &Arc<dyn Clock>,
-    task: &Task<DynamoStore, HttpEndpoint>,
+    task: &Task<DynamoVault, HttpEndpoint>,
     meter: &Meter,
     ecs: Option<Arc<Account>>,
     limits: watch::Receiver<Limits>,
@@ -294,13 +294,13 @@ fn report(summary: &Summary, vitals: &Vitals) {
 
 /// Checks the table before anything is written to it, for as long as it gives no answer. False: asked to stop.
 async fn reach_table(
-    store: &DynamoStore,
+    store: &DynamoVault,
     config: &Config,
     shutdown: &Shutdown,
     clock: &dyn Clock,
 ) -> anyhow::Result<bool> {
     loop {
-        match table::preflight(store, config.store.shards).await {
+        match table::preflight(store.raw(), config.store.shards).await {
             Ok(_) => return Ok(true),
             Err(TableError::Store(problem)) if problem.is_transient() => {
                 warn!(%problem, "the table gives no answer: trying again");
@@ -333,7 +333,7 @@ struct Errands {
     chores: mpsc::Receiver<Chore>,
     overdue: Overdue,
     reconcile: mpsc::Sender<()>,
-    store: Arc<DynamoStore>,
+    store: Arc<DynamoVault>,
     shards: u32,
 }
 
@@ -360,7 +360,7 @@ impl Errands {
                     debug!("a reconciliation is under way");
                 }
             }
-            Chore::TableCheck => match table::preflight(&self.store, self.shards).await {
+            Chore::TableCheck => match table::preflight(self.store.raw(), self.shards).await {
                 Ok(_) => debug!("the table is as it should be"),
                 Err(problem) => error!(alarm = "table", %problem, "the table is not as it should be"),
             },

@@ -1,8 +1,5 @@
 //! `perennial spill list` and `spill replay`; and what the configuration's spill is made of.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -10,9 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 use tracing::{error, warn};
 
-use super::{App, UsageError, output};
-use crate::config;
-use crate::seal::LocalKeys;
+use super::{App, UsageError, output, sealing};
 use crate::spill::{self, Bucket, BucketAddress, Directory, Place, Spill, SpillError};
 
 /// New tokens that the table did not take.
@@ -119,7 +114,8 @@ pub(super) async fn configured(app: &App) -> anyhow::Result<Spill> {
         };
         places.push(Place::Bucket(Bucket::connect(address).await));
     }
-    Ok(Spill::new(places, keys(config)?, app.config().store.table.clone(), Arc::clone(&app.clock())))
+    let keys = sealing::own_keys(&app.config().sealing)?;
+    Ok(Spill::new(places, keys, app.config().store.table.clone(), Arc::clone(&app.clock())))
 }
 
 /// Says so where a place cannot be used, or a bucket forgets what is deleted. It is no reason not to start.
@@ -138,32 +134,4 @@ pub(super) async fn check(spill: &Spill) {
             Err(error) => error!(alarm = "spill_unreadable", %error, "the spill's bucket does not answer"),
         }
     }
-}
-
-/// The keys that the configuration gives, or names a file of.
-pub(super) fn keys(config: &config::Spill) -> Result<LocalKeys, UsageError> {
-    let wrong = |key: &str, why: String| UsageError(format!("{key}: {why}"));
-    match (&config.keys, &config.key_file) {
-        (Some(keys), _) => {
-            LocalKeys::parse(keys.expose()).map_err(|error| wrong("sealing.key", error.to_string()))
-        }
-        (None, Some(file)) => {
-            from_file(file).map_err(|why| wrong(&format!("sealing.key_file = {:?}", file.display()), why))
-        }
-        (None, None) => Err(wrong("sealing.key_file", "there is no key: name its file".into())),
-    }
-}
-
-fn from_file(file: &Path) -> Result<LocalKeys, String> {
-    let remedy = "make one with `(umask 077; openssl rand -hex 32 > FILE)`";
-    let found = fs::metadata(file).map_err(|error| format!("{error}: {remedy}"))?;
-    if !found.is_file() {
-        return Err(format!("is no file: {remedy}"));
-    }
-    let mode = found.permissions().mode();
-    if mode & 0o077 != 0 {
-        return Err(format!("others can read it (mode {:o}): `chmod 600` it", mode & 0o777));
-    }
-    let text = zeroize::Zeroizing::new(fs::read_to_string(file).map_err(|error| error.to_string())?);
-    LocalKeys::parse(&text).map_err(|error| error.to_string())
 }

@@ -14,7 +14,7 @@ use super::walk::{BATCH, Listing, load, understand};
 use crate::client::{Client, ClientId, Grant};
 use crate::config::Config;
 use crate::plan::condition::Condition;
-use crate::store::{DynamoStore, Store, StoreError, View};
+use crate::store::{DynamoVault, Store, StoreError, View};
 use crate::time::Timestamp;
 
 /// How many are named of those with the same trouble.
@@ -123,7 +123,7 @@ pub(super) struct Survey {
 
 impl Survey {
     /// Walks over all clients, and keeps at most so many rows.
-    pub(super) async fn read(app: &App, store: &DynamoStore, keep: usize) -> Result<Self, StoreError> {
+    pub(super) async fn read(app: &App, store: &DynamoVault, keep: usize) -> Result<Self, StoreError> {
         let mut survey = Self::default();
         let mut listing = Listing::new(store, app.config().store.shards);
         while let Some(page) = listing.next().await? {

@@ -23,7 +23,7 @@ pub(super) enum TableCommand {
 
 impl TableCommand {
     pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
-        let store = app.store().await?;
+        let store = app.raw_store().await?;
         let settings = &app.config().store;
         let spec = TableSpec {
             kms_key: settings.kms_key.clone(),

@@ -15,7 +15,7 @@ use crate::plan::in_doubt::Risk;
 use crate::plan::outcome::LONG_STREAK;
 use crate::plan::schedule::wanted_at;
 use crate::record::{Lease, Malformed, Registration, Snapshot, State, Token};
-use crate::store::{DynamoStore, Store as _, StoreError};
+use crate::store::{DynamoVault, Store as _, StoreError};
 use crate::time::Timestamp;
 
 /// Tell in plain words what state a client is in, what happens next, and what can be done.
@@ -42,7 +42,7 @@ impl Why {
 }
 
 /// Reads a client, strongly consistent, and tells its story.
-pub(super) async fn story_of(app: &App, store: &DynamoStore, id: &ClientId) -> Result<Story, StoreError> {
+pub(super) async fn story_of(app: &App, store: &DynamoVault, id: &ClientId) -> Result<Story, StoreError> {
     let read = store.read(id).await?.decode(id);
     let client = read.as_ref().ok().and_then(Snapshot::client);
     let provider = client.and_then(|client| app.config().providers.get(&client.provider));

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::kind::human;
 use super::reader::Reader;
 use super::{
-    Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Shutdown, Spill, Store,
-    StoreKind,
+    Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing, SealingMode,
+    Shutdown, Spill, Store, StoreKind,
 };
 use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
 use crate::plan::membership::Rules;
@@ -39,7 +39,8 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
         table_check: r.text("maintenance.table_check"),
     };
     let ecs = Ecs { protection: r.flag("ecs.protection") };
-    let spill = spill(r);
+    let sealing = sealing(r, &store, profile);
+    let spill = spill(r, &sealing);
     let refresh = refresh?;
     Some(Config {
         profile,
@@ -56,6 +57,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
         maintenance,
         ecs,
         spill,
+        sealing,
         providers,
     })
 }
@@ -200,7 +202,7 @@ fn fleet(r: &mut Reader) -> Rules {
 }
 
 /// Tokens never lie anywhere unsealed but in the table: a spill needs a key.
-fn spill(r: &mut Reader) -> Spill {
+fn spill(r: &mut Reader, sealing: &Sealing) -> Spill {
     let spill = Spill {
         directory: r.optional_text("spill.directory").map(Into::into),
         bucket: r.optional_text("spill.s3_bucket"),
@@ -208,24 +210,54 @@ fn spill(r: &mut Reader) -> Spill {
         region: r.optional_text("spill.s3_region"),
         endpoint: r.optional_url("spill.s3_endpoint"),
         replay_interval: r.duration("spill.replay_interval"),
-        key_file: r.optional_text("sealing.key_file").map(Into::into),
-        keys: r.optional_text("sealing.key").map(Secret::new),
     };
-    if spill.is_configured() && spill.key_file.is_none() && spill.keys.is_none() {
+    if spill.is_configured() && !sealing.has_own_key() {
         r.refuse(
             &["sealing.key_file", "spill.directory", "spill.s3_bucket"],
             "there is a spill and no key to seal it with",
             "make one with `openssl rand -hex 32`, and name its file here or set PERENNIAL__SEALING__KEY",
         );
     }
-    if spill.key_file.is_some() && spill.keys.is_some() {
+    spill
+}
+
+fn sealing(r: &mut Reader, store: &Store, profile: Profile) -> Sealing {
+    let sealing = Sealing {
+        mode: r.choice("sealing.mode"),
+        key_table: r.text_or("sealing.key_table", &format!("{}-keys", store.table)),
+        kms_key: r.optional_text("sealing.kms_key"),
+        kms_endpoint: r.optional_url("sealing.kms_endpoint"),
+        shards: r.integer("sealing.shards"),
+        fresh: r.duration("sealing.fresh"),
+        stale: r.duration("sealing.stale"),
+        key_file: r.optional_text("sealing.key_file").map(Into::into),
+        keys: r.optional_text("sealing.key").map(Secret::new),
+    };
+    if sealing.key_file.is_some() && sealing.keys.is_some() {
         r.refuse(&["sealing.key_file", "sealing.key"], "are both set", "set one of them");
     }
-    if spill.keys.as_ref().is_some_and(|keys| LocalKeys::parse(keys.expose()).is_err()) {
+    if sealing.keys.as_ref().is_some_and(|keys| LocalKeys::parse(keys.expose()).is_err()) {
         let form = "32 bytes in hexadecimal or base64, as `openssl rand -hex 32` prints them";
         r.refuse(&["sealing.key"], "is no key", format!("give {form}"));
     }
-    spill
+    match sealing.mode {
+        SealingMode::Local if profile == Profile::Production => {
+            let problem = "a key that lies on one machine is for development only";
+            r.refuse(&["sealing.mode", "profile"], problem, "set sealing.mode to \"kms\", or to \"off\"");
+        }
+        SealingMode::Local if !sealing.has_own_key() => r.refuse(
+            &["sealing.mode", "sealing.key_file"],
+            "there is no key of this machine's",
+            "make one with `openssl rand -hex 32`, and name its file or set PERENNIAL__SEALING__KEY",
+        ),
+        SealingMode::Kms if store.kind == StoreKind::Embedded => r.refuse(
+            &["sealing.mode", "store.kind"],
+            "an embedded store has no table of keys beside it",
+            "set sealing.mode to \"local\", or name a DynamoDB table",
+        ),
+        _ => {}
+    }
+    sealing
 }
 
 fn health(r: &mut Reader) -> Health {

@@ -186,6 +186,13 @@ impl Reader {
         text
     }
 
+    pub(super) fn text_or(&mut self, dotted: &str, follows: &str) -> String {
+        let Typed::Text(text) = self.required(dotted, Some(Typed::Text(follows.to_owned()))) else {
+            mismatch(dotted)
+        };
+        text
+    }
+
     pub(super) fn list(&mut self, dotted: &str) -> Vec<String> {
         let Typed::List(list) = self.required(dotted, None) else { mismatch(dotted) };
         list

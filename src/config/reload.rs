@@ -91,7 +91,7 @@ impl Changes {
                 changes.live.insert(named);
             }
         }
-        if running.config.spill.keys != new.config.spill.keys
+        if running.config.sealing.keys != new.config.sealing.keys
             && let Restart(why) = class("sealing.key")
         {
             changes.waiting.insert("sealing.key".to_owned(), why);

@@ -453,11 +453,54 @@ pub(super) static KEYS: &[Key] = &[
         "How often a task brings what it finds in the spill into the table.",
     ),
     key(
+        "sealing.mode",
+        Kind::Choice(&["off", "local", "kms"]),
+        Is("off"),
+        "What seals new secrets in the table: nothing, the key of this machine (for development), or keys that AWS KMS \
+         wraps. Whatever it is, everything opens for which there is a key.",
+    ),
+    key(
+        "sealing.key_table",
+        Kind::Text("a DynamoDB table name: 3 to 255 characters of A-Z a-z 0-9 _ . -", check::table),
+        Follows("store.table and `-keys`"),
+        "The table of wrapped keys, which `perennial keys init` makes.",
+    ),
+    key(
+        "sealing.kms_key",
+        Kind::Text("a key id, alias or ARN", check::line),
+        Unset,
+        "The customer master key of new wrapped keys.",
+    ),
+    key(
+        "sealing.kms_endpoint",
+        Kind::Url,
+        Unset,
+        "Another KMS endpoint than AWS's own, such as a local server's.",
+    ),
+    key(
+        "sealing.shards",
+        Kind::Integer(1..=1024),
+        Is("64"),
+        "Among so many keys of each family clients are divided. Later changes are for new secrets.",
+    ),
+    key(
+        "sealing.fresh",
+        between(secs(10), HOUR),
+        Is("30m"),
+        "How long an unwrapped key is used before it is asked for again: what revoking a right takes.",
+    ),
+    key(
+        "sealing.stale",
+        between(secs(0), DAY),
+        Is("12h"),
+        "How much longer, while KMS or the table of keys gives no answer. A refusal ends it at once.",
+    ),
+    key(
         "sealing.key_file",
         Kind::Text("a path", check::line),
         Unset,
-        "A file, readable by its owner alone, with the key that seals the spill: 32 bytes in hexadecimal or base64, one \
-         key a line. The first seals, all of them open.",
+        "A file, readable by its owner alone, with the key of this machine, which seals the spill: 32 bytes in \
+         hexadecimal or base64, one key a line. The first seals, all of them open.",
     ),
     key(
         "sealing.key",

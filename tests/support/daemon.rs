@@ -113,7 +113,12 @@ impl Deployment {
     /// # Panics
     /// When it fails, with what it wrote to standard error.
     pub(crate) fn ok(&self, arguments: &[&str]) -> String {
-        let output = self.run(arguments);
+        self.ok_with(arguments, &[])
+    }
+
+    /// As [`Deployment::ok`], with more environment variables.
+    pub(crate) fn ok_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> String {
+        let output = self.run_with(arguments, variables);
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?} failed with {:?}:\n{errors}", output.status.code());
         String::from_utf8(output.stdout).expect("output is UTF-8")

@@ -35,6 +35,18 @@ impl Moto {
         &self.endpoint
     }
 
+    /// A customer master key of its KMS: the ARN.
+    pub(crate) async fn key(&self) -> String {
+        let config = aws_sdk_kms::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .endpoint_url(&self.endpoint)
+            .credentials_provider(Credentials::new("test", "test", None, None, "tests"))
+            .build();
+        let made = aws_sdk_kms::Client::from_conf(config).create_key().send().await.expect("moto makes keys");
+        made.key_metadata.and_then(|key| key.arn).expect("a key has an ARN")
+    }
+
     /// A versioned bucket of its S3.
     pub(crate) async fn bucket(&self, name: &str) -> Client {
         let config = aws_sdk_s3::Config::builder()

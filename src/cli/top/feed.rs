@@ -11,7 +11,7 @@ use super::super::survey::look;
 use super::super::{App, why};
 use super::sweep::{Coverage, Sweep};
 use crate::client::ClientId;
-use crate::store::{DynamoStore, View as Detail};
+use crate::store::{DynamoVault, View as Detail};
 use crate::time::{Clock, Timestamp};
 
 /// What a round of reading found.
@@ -24,7 +24,7 @@ pub(super) struct Round {
 /// The table, opened by whoever first needs it: one that does not answer at start may later.
 pub(super) struct Table<'a> {
     app: &'a App,
-    opened: OnceCell<DynamoStore>,
+    opened: OnceCell<DynamoVault>,
 }
 
 impl<'a> Table<'a> {
@@ -32,7 +32,7 @@ impl<'a> Table<'a> {
         Self { app, opened: OnceCell::new() }
     }
 
-    async fn store(&self) -> anyhow::Result<&DynamoStore> {
+    async fn store(&self) -> anyhow::Result<&DynamoVault> {
         self.opened.get_or_try_init(|| self.app.store()).await
     }
 
@@ -55,7 +55,7 @@ impl<'a> Table<'a> {
 pub(super) struct Reader<'a> {
     table: &'a Table<'a>,
     most: usize,
-    sweep: Option<Sweep<'a, DynamoStore>>,
+    sweep: Option<Sweep<'a, DynamoVault>>,
 }
 
 impl<'a> Reader<'a> {

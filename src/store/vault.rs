@@ -1,0 +1,237 @@
+//! A store whose secrets are sealed: they are opened as they are read and sealed as they are written, here and nowhere
+//! else, so that nothing above knows whether they are.
+//!
+//! What is not sealed is read as it is, whatever the mode: sealing is turned on and off while daemons run. What cannot
+//! be opened is an error that names its item and attribute, and never a value.
+
+use std::sync::Arc;
+
+use tracing::debug;
+
+use super::{Applied, DynamoStore, Page, Roster, ShardQuery, Store, StoreError, View, Vitals};
+use crate::client::ClientId;
+use crate::item::{Action, Assignment, Change, Condition, Item, Key, Value, Write, attr};
+use crate::record::Partition;
+use crate::seal::{Keys, Place, SealError};
+use crate::secret::Secret;
+use crate::time::Clock;
+
+/// A table with sealed secrets.
+#[derive(Clone)]
+pub struct Vault<S> {
+    store: S,
+    table: Arc<str>,
+    keys: Arc<Keys>,
+    clock: Arc<dyn Clock>,
+    role: Role,
+}
+
+/// What it is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Refreshing: a client's keys are at hand before its secrets are.
+    Daemon,
+    /// Looking and changing: keys are asked for as they are needed.
+    Operator,
+    /// Reading access tokens: no other secret is opened, or even returned.
+    Reader,
+}
+
+impl<S> Vault<S> {
+    /// Before this table.
+    pub fn new(store: S, table: &str, keys: Arc<Keys>, clock: Arc<dyn Clock>, role: Role) -> Self {
+        Self { store, table: table.into(), keys, clock, role }
+    }
+
+    /// The table as it stands.
+    pub fn raw(&self) -> &S {
+        &self.store
+    }
+
+    /// Its name.
+    pub fn table(&self) -> &str {
+        &self.table
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        self.clock.as_ref()
+    }
+
+    /// What seals and opens.
+    pub fn keys(&self) -> &Arc<Keys> {
+        &self.keys
+    }
+}
+
+impl Vault<DynamoStore> {
+    /// Capacity consumed, throttles, the store's clock.
+    pub fn vitals(&self) -> &Arc<Vitals> {
+        self.store.vitals()
+    }
+}
+
+impl<S: Store> Vault<S> {
+    async fn open_item(&self, key: &Key, item: &mut Item) -> Result<(), StoreError> {
+        let Some(id) = client_of(key) else { return Ok(()) };
+        let version = version_of(key, item);
+        if self.role == Role::Reader {
+            item.0.retain(|name, value| name == attr::ACCESS_TOKEN || !matches!(value, Value::Secret(_)));
+        }
+        for (name, value) in &mut item.0 {
+            let Value::Secret(secret) = value else { continue };
+            if !Keys::is_sealed(secret.expose()) {
+                continue;
+            }
+            let place = Place { table: &self.table, client: id.as_str(), attribute: name, version };
+            let opened = self.keys.open(secret.expose(), &place).await;
+            let opened = opened.map_err(|error| told(&error, key, name))?;
+            *value = Value::Secret(opened.secret.sealed_as(secret.expose()));
+        }
+        Ok(())
+    }
+
+    async fn seal_change(&self, change: &Change) -> Result<Change, StoreError> {
+        let mut writes = Vec::with_capacity(change.0.len());
+        for write in &change.0 {
+            let Write { key, condition, action } = write;
+            let action = self.seal_action(key, action).await?;
+            writes.push(Write { key: key.clone(), condition: as_stored(condition), action });
+        }
+        Ok(Change(writes))
+    }
+
+    async fn seal_action(&self, key: &Key, action: &Action) -> Result<Action, StoreError> {
+        let mut action = action.clone();
+        let Some(id) = client_of(key) else { return Ok(action) };
+        match &mut action {
+            Action::Update(assignments) => {
+                let version = assignments.iter().find_map(|assignment| match assignment {
+                    Assignment::Set(name, Value::N(version)) if *name == version_attribute(key) => {
+                        Some(*version)
+                    }
+                    _ => None,
+                });
+                for assignment in assignments {
+                    if let Assignment::Set(name, Value::Secret(secret)) = assignment {
+                        *secret = self.seal_secret(key, id, name, secret, version).await?;
+                    }
+                }
+            }
+            Action::Put(item) => {
+                let version = Some(version_of(key, item));
+                for (name, value) in &mut item.0 {
+                    if let Value::Secret(secret) = value {
+                        *secret = self.seal_secret(key, id, name, secret, version).await?;
+                    }
+                }
+            }
+            Action::Delete | Action::Check => {}
+        }
+        Ok(action)
+    }
+
+    async fn seal_secret(
+        &self,
+        key: &Key,
+        id: &ClientId,
+        name: &str,
+        secret: &Secret,
+        version: Option<i64>,
+    ) -> Result<Secret, StoreError> {
+        // A write of a secret that does not move its item's generation is as old as any.
+        let version = version.unwrap_or(-1);
+        let place = Place { table: &self.table, client: id.as_str(), attribute: name, version };
+        let sealed = self.keys.seal(secret, &place, self.clock.now()).await;
+        let sealed = sealed.map_err(|error| told(&error, key, name))?;
+        Ok(sealed.map_or_else(|| Secret::new(secret.expose()), Secret::new))
+    }
+}
+
+impl<S: Store> Store for Vault<S> {
+    /// A refresh begins with this: the keys that will seal its answer are at hand when it returns.
+    async fn read(&self, id: &ClientId) -> Result<Partition, StoreError> {
+        let mut partition = self.store.read(id).await?;
+        if self.role == Role::Daemon {
+            let prepared = self.keys.prepare(&self.table, id.as_str()).await;
+            prepared.map_err(|error| told(&error, &Key::Token(id.clone()), "the keys for its answer"))?;
+        }
+        for (key, item) in partition.items_mut(id) {
+            self.open_item(&key, item).await?;
+        }
+        Ok(partition)
+    }
+
+    async fn apply(&self, change: &Change) -> Result<Applied, StoreError> {
+        let sealed = self.seal_change(change).await?;
+        let mut applied = self.store.apply(&sealed).await?;
+        if let Applied::Lost(items) = &mut applied {
+            for (write, item) in change.0.iter().zip(items) {
+                // "No" stays an answer where what stands there cannot be opened: sealed, it equals nothing.
+                if let Some(item) = item
+                    && let Err(error) = self.open_item(&write.key, item).await
+                {
+                    debug!(%error, "what stands in the way stays sealed");
+                }
+            }
+        }
+        Ok(applied)
+    }
+
+    async fn query(&self, query: &ShardQuery) -> Result<Page, StoreError> {
+        self.store.query(query).await
+    }
+
+    async fn load(&self, keys: &[Key], view: View) -> Result<Vec<(Key, Item)>, StoreError> {
+        let mut found = self.store.load(keys, view).await?;
+        for (key, item) in &mut found {
+            self.open_item(key, item).await?;
+        }
+        Ok(found)
+    }
+}
+
+impl<S: Roster> Roster for Vault<S> {
+    async fn members(&self) -> Result<Vec<(String, Item)>, StoreError> {
+        self.store.members().await
+    }
+}
+
+fn client_of(key: &Key) -> Option<&ClientId> {
+    match key {
+        Key::Config(id) | Key::Token(id) => Some(id),
+        Key::Lease(_) | Key::Member(_) | Key::Schema => None,
+    }
+}
+
+/// What an item's writes are counted by.
+fn version_attribute(key: &Key) -> &'static str {
+    match key {
+        Key::Config(_) => attr::JN,
+        _ => attr::TOK_GEN,
+    }
+}
+
+pub(super) fn version_of(key: &Key, item: &Item) -> i64 {
+    match item.get(version_attribute(key)) {
+        Some(Value::N(version)) => *version,
+        _ => -1,
+    }
+}
+
+/// A condition on a secret is one on what stands in the table.
+fn as_stored(condition: &Condition) -> Condition {
+    let all = |conditions: &[Condition]| conditions.iter().map(as_stored).collect();
+    match condition {
+        Condition::Equals(name, Value::Secret(secret)) => {
+            Condition::Equals(name, Value::Secret(Secret::new(secret.as_stored())))
+        }
+        Condition::All(conditions) => Condition::All(all(conditions)),
+        Condition::Any(conditions) => Condition::Any(all(conditions)),
+        other => other.clone(),
+    }
+}
+
+pub(super) fn told(error: &SealError, key: &Key, name: &str) -> StoreError {
+    let told = format!("{key}, {name}: {error}");
+    if error.is_transient() { StoreError::Unavailable(told) } else { StoreError::Refused(told) }
+}
