@@ -110,7 +110,7 @@ metrics! {
         "Open breakers, of token endpoints and of single applications there.";
     WAITING_CLIENTS = "perennial_waiting_clients", Kind::Gauge, Count, &[PROVIDER], sent("WaitingClients", BY_PROVIDER),
         "Clients that are due and held up by a breaker, a rate budget or a concurrency limit.";
-    RATE_BUDGET_USED = "perennial_rate_budget_used_ratio", Kind::Gauge, Percent, &[PROVIDER], sent("RateBudgetUsed", BY_PROVIDER),
+    RATE_BUDGET_USED = "perennial_rate_budget_used_ratio", Kind::Gauge, Count, &[PROVIDER], sent("RateBudgetUsed", BY_PROVIDER),
         "How much of the provider's rate budget was used lately: 1 is all of it, a burst is more.";
     WRITE_UNITS = "perennial_consumed_write_units_total", Kind::Counter, Count, &[], sent("WriteUnits", ALONE),
         "Write capacity units that the table charged this task.";
