@@ -35,5 +35,7 @@ mod sequences;
 mod spill;
 #[path = "flow/takeover.rs"]
 mod takeover;
+#[path = "flow/tuning.rs"]
+mod tuning;
 #[path = "flow/world.rs"]
 mod world;

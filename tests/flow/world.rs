@@ -399,13 +399,14 @@ impl World {
             self.parts(clock, vitals),
             fleet::Settings { shards: SHARDS, discovery: secs(15), rules, replay: secs(60) },
         );
+        let ordering = task.ordering();
         let (pulse, mut phase, name) = (task.scheduler(), task.phase(), task.incarnation().to_owned());
         let (drain, now) = (CancellationToken::new(), CancellationToken::new());
         let (draining, at_once) = (drain.clone(), now.clone());
         let (reconcile, asked) = mpsc::channel(1);
         let work = tokio::spawn(async move { task.run(asked, &draining, &at_once, secs(110)).await });
         phase.wait_for(|phase| *phase == Phase::Active).await.unwrap();
-        Daemon { work, drain, now, reconcile, pulse, name }
+        Daemon { work, drain, now, reconcile, pulse, ordering, name }
     }
 
     /// A run that ends.
@@ -454,6 +455,7 @@ pub(crate) struct Daemon {
     pub(crate) now: CancellationToken,
     pub(crate) reconcile: mpsc::Sender<()>,
     pub(crate) pulse: Arc<perennial::scheduler::Pulse>,
+    pub(crate) ordering: Arc<watch::Sender<Option<Arc<perennial::scheduler::Tuning>>>>,
     /// Its incarnation.
     pub(crate) name: String,
 }
