@@ -132,12 +132,13 @@ impl ServerCertVerifier for Pinned {
 /// The reply's code for a handshake that failed.
 pub(super) fn code(error: &rustls::Error) -> &'static str {
     use CertificateError::{
-        Expired, ExpiredContext, NotValidForName, NotValidForNameContext, Other, UnknownIssuer,
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, Other, UnknownIssuer,
     };
     let rustls::Error::InvalidCertificate(error) = error else { return "tls" };
     match error {
         Other(OtherError(inner)) if inner.is::<PinMismatch>() => "certificate_not_pinned",
-        UnknownIssuer => "certificate_untrusted",
+        // An authority of the right name with another key vouches for nothing.
+        UnknownIssuer | BadSignature => "certificate_untrusted",
         Expired | ExpiredContext { .. } => "certificate_expired",
         NotValidForName | NotValidForNameContext { .. } => "certificate_of_another",
         _ => "certificate_invalid",
