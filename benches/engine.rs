@@ -20,6 +20,7 @@ use std::time::Duration;
 use clap::Parser;
 use futures_util::StreamExt;
 use futures_util::stream;
+use perennial::client::outbound::Outbound;
 use perennial::client::{Client, ClientId, Grant, Provider, RateLimit};
 use perennial::entropy::Entropy;
 use perennial::plan::lease::{self, Commit, Intent};
@@ -129,7 +130,7 @@ impl<'a, S: Store> Bench<'a, S> {
             vitals,
             strict,
             provider: Arc::new(profile(strict, options.concurrency)),
-            endpoint: Arc::new(HttpEndpoint::new(settings, Arc::clone(&clock)).unwrap()),
+            endpoint: Arc::new(HttpEndpoint::new(settings, Arc::clone(&clock))),
             clock,
         }
     }
@@ -312,7 +313,13 @@ fn client(id: &str) -> Client {
 
 fn profile(strict: &StrictProvider, concurrency: usize) -> Provider {
     let rate = RateLimit { per_second: 1e6, burst: 1_000_000 };
-    Provider { concurrency, rate, ..Provider::new("strict", Url::parse(&strict.token_url()).unwrap()) }
+    let outbound = Arc::new(Outbound { loopback: true, ..Outbound::default() });
+    Provider {
+        concurrency,
+        rate,
+        outbound,
+        ..Provider::new("strict", Url::parse(&strict.token_url()).unwrap())
+    }
 }
 
 fn median(figures: &[f64]) -> f64 {

@@ -35,7 +35,10 @@ PYTHON = os.path.join(ROOT, ".parts", "moto", "bin", "python")
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "local", "AWS_SECRET_ACCESS_KEY": "local"}
 
 # What the environment file in S3 would hold.
-SETTINGS = "PERENNIAL__PROVIDERS__SAMPLE__TOKEN_URL=http://127.0.0.1:8090/token\n"
+SETTINGS = (
+    "PERENNIAL__PROVIDERS__SAMPLE__TOKEN_URL=http://127.0.0.1:8090/token\n"
+    "PERENNIAL__PROVIDERS__SAMPLE__ALLOW_NETWORKS=127.0.0.0/8\n"
+)
 
 
 def as_fargate_sets():

@@ -3,9 +3,12 @@
 //! A [`Client`] is the operator's part of the table (its `CONFIG` item); a [`Provider`] is a profile in the
 //! configuration. Together they say how a token request is built; neither says anything of state.
 
+pub mod outbound;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
@@ -13,6 +16,8 @@ use url::{Host, Url};
 
 use crate::secret::Secret;
 use crate::time::Timestamp;
+
+use outbound::Outbound;
 
 /// Names a client: 1 to 128 characters of `[A-Za-z0-9._:@-]`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -166,6 +171,8 @@ pub struct Provider {
     pub unavailable_is_unprocessed: bool,
     /// Allows plain http to a host that is not loopback.
     pub allow_http: bool,
+    /// Where its requests may go, and whom they trust there.
+    pub outbound: Arc<Outbound>,
     /// The whole HTTP exchange, at most: H of the lease protocol.
     pub request_timeout: Duration,
     /// Refreshes in flight at once, at most.
@@ -195,6 +202,7 @@ impl Provider {
             grace_window: Duration::ZERO,
             unavailable_is_unprocessed: false,
             allow_http: false,
+            outbound: Arc::default(),
             request_timeout: Duration::from_secs(20),
             concurrency: 16,
             rate: RateLimit { per_second: 20.0, burst: 20 },

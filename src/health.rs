@@ -5,6 +5,8 @@
 //! does its work: the table is reached, lag and clock skew are within limits. It never depends on a provider.
 //! `/status` has the numbers behind both, as JSON; `/metrics` has all of them, for Prometheus.
 
+mod server;
+
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -192,13 +194,14 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// None in practice: accepting is tried again.
 pub async fn serve(listener: TcpListener, health: Arc<Health>) -> io::Result<()> {
+    let clock = Arc::clone(&health.clock);
     let app = Router::new()
         .route("/healthz", get(|State(health): State<Arc<Health>>| async move { answer(&health.liveness()) }))
         .route("/readyz", get(|State(health): State<Arc<Health>>| async move { answer(&health.readiness()) }))
         .route("/metrics", get(|State(health): State<Arc<Health>>| async move { scrape(&health) }))
         .route("/status", get(|State(health): State<Arc<Health>>| async move { status(&health) }))
         .with_state(health);
-    axum::serve(listener, app).await
+    server::serve(listener, app, clock).await
 }
 
 /// Prometheus's text format: "Text-based format" in its documentation of exposition formats.

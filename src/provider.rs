@@ -1,16 +1,21 @@
 //! The other side: a provider's token endpoint, seen as one question and a closed set of replies.
 
+mod clients;
 mod http;
+mod tls;
 mod wire;
 
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use url::Url;
 
 pub use http::{HttpEndpoint, HttpSettings};
+pub use tls::TlsError;
 
+use crate::client::outbound::Outbound;
 use crate::client::{Client, ClientAuth, Grant, Provider};
 use crate::reply::Reply;
 use crate::secret::Secret;
@@ -50,6 +55,8 @@ pub struct TokenRequest {
     pub unavailable_is_unprocessed: bool,
     /// Whether plain http to a host that is not loopback is allowed.
     pub allow_http: bool,
+    /// Where it may go, and whom it trusts there.
+    pub outbound: Arc<Outbound>,
     /// Whether the provider may rotate: a connection of its own for each request, since a request on a pooled
     /// connection that had died would be sent twice.
     pub rotates: bool,
@@ -79,6 +86,7 @@ impl TokenRequest {
             max_response: provider.max_response,
             unavailable_is_unprocessed: provider.unavailable_is_unprocessed,
             allow_http: provider.allow_http,
+            outbound: Arc::clone(&provider.outbound),
             rotates: provider.rotates,
         }
     }

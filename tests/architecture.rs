@@ -96,6 +96,7 @@ const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "process", "thread"];
 /// Where AWS's crates may be named.
 const AWS: &[&str] = &[
     "src/aws",
+    "src/provider/tls",
     "src/spill/bucket",
     "src/seal/jwe",
     "src/seal/kms",

@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
+use perennial::client::outbound::{Outbound, Pin};
 use perennial::client::{ClientAuth, InDoubt, Provider};
 use perennial::config::{
     Config, ConfigError, ConfigErrors, Loaded, Origin, Profile, Reference, Setting, Sources, StoreKind,
@@ -72,7 +74,36 @@ fn acme(more: &str) -> String {
 fn a_provider_that_sets_nothing_has_the_defaults_of_its_type() {
     let config = load_toml(&acme("")).expect("a configuration").config;
     let url = "https://acme.test/token".parse().expect("a url");
-    assert_eq!(*config.providers["acme"], Provider::new("acme", url));
+    // But for what the profile says.
+    let outbound = Arc::new(Outbound { loopback: true, ..Outbound::default() });
+    assert_eq!(*config.providers["acme"], Provider { outbound, ..Provider::new("acme", url) });
+    let production = load_toml(&format!("profile = \"production\"\nstore.table = \"abc\"\n{}", acme("")));
+    assert_eq!(*production.expect("valid").config.providers["acme"].outbound, Outbound::default());
+}
+
+#[test]
+fn where_requests_go_and_whom_they_trust_is_a_providers_own_affair() {
+    let pin = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let more =
+        format!("allow_networks = [\"10.1.2.3/16\"]\nca_file = \"ca.pem\"\npin_sha256 = [\"{pin}\"]\n");
+    let config = load_toml(&format!("{}[providers.other]\ntoken_url = \"https://b.test\"\n", acme(&more)))
+        .expect("fits")
+        .config;
+    let acme_goes = &config.providers["acme"].outbound;
+    assert_eq!(acme_goes.networks, ["10.1.0.0/16".parse().expect("a network")]);
+    assert_eq!(
+        (acme_goes.ca_file.as_deref(), acme_goes.pins.as_slice()),
+        (Some(Path::new("ca.pem")), &[Pin([0; 32])][..])
+    );
+    assert_eq!(*config.providers["other"].outbound, Outbound { loopback: true, ..Outbound::default() });
+    for (wrong, problem) in [
+        ("allow_networks = [\"0.0.0.0/0\"]", "wider than any private network"),
+        ("allow_networks = [\"10.0.0.1\"]", "CIDR"),
+        ("pin_sha256 = [\"AAAA\"]", "SHA-256"),
+    ] {
+        let error = only(load_toml(&acme(wrong)));
+        assert!(error.to_string().contains(problem), "{error}");
+    }
 }
 
 // Sources and their order.

@@ -3,6 +3,7 @@
 mod support;
 
 mod daemon {
+    pub(crate) mod besieged;
     pub(crate) mod cut_off;
     pub(crate) mod ecs;
     pub(crate) mod fleet;

@@ -262,6 +262,7 @@ async fn the_role_suffices_on_the_templates_table_and_grants_nothing_more() {
         ("PERENNIAL__HEALTH__ENABLED", "false"),
         // As the environment file has it.
         ("PERENNIAL__PROVIDERS__ACME__TOKEN_URL", &provider.token_url()),
+        ("PERENNIAL__PROVIDERS__ACME__ALLOW_NETWORKS", "127.0.0.0/8"),
     ];
     // The first container finishes the table, the next task's finds it finished.
     let first = Task::new(stack.environment("table"), &others);

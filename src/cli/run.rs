@@ -87,7 +87,10 @@ impl Run {
         let clock = app.clock();
         let entropy = Arc::new(Entropy::from_system());
         let settings = HttpSettings { connect_timeout: config.refresh.connect_timeout };
-        let endpoint = Arc::new(HttpEndpoint::new(settings, Arc::clone(&clock)).context("setting up TLS")?);
+        for provider in config.providers.values() {
+            HttpEndpoint::check(provider).with_context(|| format!("providers.{}", provider.name))?;
+        }
+        let endpoint = Arc::new(HttpEndpoint::new(settings, Arc::clone(&clock)));
         let policy = Policy {
             timing: config.refresh.timing,
             backoff: config.backoff,

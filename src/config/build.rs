@@ -10,6 +10,7 @@ use super::{
     Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing, SealingMode,
     Shutdown, Spill, Store, StoreKind,
 };
+use crate::client::outbound::{Outbound, network};
 use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
 use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
@@ -23,7 +24,7 @@ pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<C
     let store = store(r, profile);
     let request_timeout = r.duration("refresh.request_timeout");
     let default_lifetime = r.duration("refresh.default_lifetime");
-    let providers = providers(r, request_timeout, default_lifetime);
+    let providers = providers(r, profile, request_timeout, default_lifetime);
     let timing = timing(r, request_timeout, &providers);
     let refresh = refresh(r, timing, request_timeout, default_lifetime);
     let backoff = backoff(r);
@@ -277,14 +278,28 @@ fn metrics(r: &mut Reader) -> Metrics {
     }
 }
 
-fn providers(r: &mut Reader, request: Duration, lifetime: Duration) -> BTreeMap<String, Arc<Provider>> {
+fn providers(
+    r: &mut Reader,
+    profile: Profile,
+    request: Duration,
+    lifetime: Duration,
+) -> BTreeMap<String, Arc<Provider>> {
     let names = r.names("providers").into_iter();
-    names
-        .filter_map(|name| provider(r, &name, request, lifetime).map(|provider| (name, Arc::new(provider))))
-        .collect()
+    let mut provider = |name: String| {
+        let outbound = Arc::new(outbound(r, profile, &name));
+        let provider = provider(r, &name, outbound, request, lifetime)?;
+        Some((name, Arc::new(provider)))
+    };
+    names.filter_map(&mut provider).collect()
 }
 
-fn provider(r: &mut Reader, name: &str, request: Duration, lifetime: Duration) -> Option<Provider> {
+fn provider(
+    r: &mut Reader,
+    name: &str,
+    outbound: Arc<Outbound>,
+    request: Duration,
+    lifetime: Duration,
+) -> Option<Provider> {
     let key = |key: &str| format!("providers.{name}.{key}");
     let token_url = r.optional_url(&key("token_url"));
     let allow_http = r.flag(&key("allow_http"));
@@ -314,6 +329,7 @@ fn provider(r: &mut Reader, name: &str, request: Duration, lifetime: Duration) -
         grace_window,
         unavailable_is_unprocessed: r.flag(&key("unavailable_is_unprocessed")),
         allow_http,
+        outbound,
         request_timeout: r.duration_or(&key("request_timeout"), request),
         concurrency: r.integer(&key("concurrency")),
         rate,
@@ -322,6 +338,17 @@ fn provider(r: &mut Reader, name: &str, request: Duration, lifetime: Duration) -
         token_url: token_url?,
     };
     Some(provider)
+}
+
+fn outbound(r: &mut Reader, profile: Profile, name: &str) -> Outbound {
+    let key = |key: &str| format!("providers.{name}.{key}");
+    Outbound {
+        // Elements that do not fit have been refused.
+        networks: r.list(&key("allow_networks")).iter().filter_map(|text| network(text).ok()).collect(),
+        loopback: profile == Profile::Development,
+        ca_file: r.optional_text(&key("ca_file")).map(Into::into),
+        pins: r.list(&key("pin_sha256")).iter().filter_map(|text| text.parse().ok()).collect(),
+    }
 }
 
 fn in_doubt(r: &mut Reader, name: &str, rotates: bool) -> (InDoubt, Duration) {

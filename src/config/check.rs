@@ -7,6 +7,7 @@ use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use super::error::Fault;
+use crate::client::outbound::{self, Pin};
 
 /// A check of one string.
 pub(super) type Check = fn(&str) -> Result<(), String>;
@@ -48,6 +49,16 @@ pub(super) fn scope(scope: &str) -> Result<(), String> {
 pub(super) fn resource(uri: &str) -> Result<(), String> {
     let parsed = Url::parse(uri).map_err(|_| "is not an absolute URI".to_owned())?;
     refuse(parsed.fragment().is_some(), "has a fragment")
+}
+
+/// A network that a provider's requests may go to.
+pub(super) fn network(network: &str) -> Result<(), String> {
+    outbound::network(network).map(|_| ()).map_err(str::to_owned)
+}
+
+/// The pin of a server's key.
+pub(super) fn pin(pin: &str) -> Result<(), String> {
+    pin.parse::<Pin>().map(|_| ()).map_err(|error| error.to_string())
 }
 
 /// The value of a request header.

@@ -581,6 +581,25 @@ pub(super) static KEYS: &[Key] = &[
         "Allows plain http to a host that is not loopback.",
     ),
     key(
+        "providers.*.allow_networks",
+        Kind::List("networks in CIDR notation, no wider than a /8 (IPv6: /7)", check::network),
+        Is(""),
+        "Networks that token requests may go to though they are not public. Loopback is allowed under the development \
+         profile.",
+    ),
+    key(
+        "providers.*.ca_file",
+        Kind::Text("a path", check::line),
+        Unset,
+        "A PEM file with the authorities that are trusted at this provider, in place of the platform's.",
+    ),
+    key(
+        "providers.*.pin_sha256",
+        Kind::List("base64 of the SHA-256 of a public key (SubjectPublicKeyInfo)", check::pin),
+        Is(""),
+        "The server must have one of these keys, besides a certificate that is trusted.",
+    ),
+    key(
         "providers.*.request_timeout",
         between(millis(100), secs(300)),
         Follows("refresh.request_timeout"),

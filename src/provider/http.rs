@@ -19,9 +19,11 @@ use oauth2::{
 };
 use url::Url;
 
+use super::clients::{Clients, unsent_or_unknown};
+use super::tls::{self, TlsError};
 use super::wire::{Answer, classify, retry_after};
 use super::{TokenEndpoint, TokenRequest};
-use crate::client::{ClientAuth, Grant, is_loopback};
+use crate::client::{ClientAuth, Grant, Provider, is_loopback};
 use crate::reply::{Reply, Tokens};
 use crate::time::{Clock, Sleep};
 
@@ -39,28 +41,29 @@ pub struct HttpSettings {
 
 /// Sends token requests over HTTP.
 pub struct HttpEndpoint {
-    pooled: reqwest::Client,
-    unpooled: reqwest::Client,
+    clients: Clients,
     clock: Arc<dyn Clock>,
 }
 
 impl HttpEndpoint {
-    /// Fails only where the platform's TLS trust store cannot be used.
-    pub fn new(settings: HttpSettings, clock: Arc<dyn Clock>) -> Result<Self, reqwest::Error> {
-        let client = |pool: usize| {
-            reqwest::Client::builder()
-                .user_agent(concat!("perennial/", env!("CARGO_PKG_VERSION")))
-                .connect_timeout(settings.connect_timeout)
-                .redirect(reqwest::redirect::Policy::none())
-                .retry(reqwest::retry::never())
-                .pool_max_idle_per_host(pool)
-                .build()
-        };
-        Ok(Self { pooled: client(4)?, unpooled: client(0)?, clock })
+    /// Connects to nobody yet.
+    pub fn new(settings: HttpSettings, clock: Arc<dyn Clock>) -> Self {
+        Self { clients: Clients::new(settings.connect_timeout), clock }
+    }
+
+    /// Whether connections to this provider can be secured, before anything is to be sent there.
+    ///
+    /// # Errors
+    /// Where neither the provider's own authorities nor the platform's can be had.
+    pub fn check(provider: &Provider) -> Result<(), TlsError> {
+        tls::configuration(&provider.outbound).map(drop)
     }
 
     async fn exchange(&self, request: HttpRequest, token: &TokenRequest) -> Reply {
-        let client = if token.rotates { &self.unpooled } else { &self.pooled };
+        let client = match self.clients.client(&token.url, &token.outbound, !token.rotates) {
+            Ok(client) => client,
+            Err(reply) => return reply,
+        };
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
         add_headers(&mut headers, token);
@@ -285,25 +288,6 @@ fn normalised(tokens: &Tokens) -> HttpResponse {
     response
 }
 
-/// A request that failed without an answer: only a connection that never stood is sure not to have carried it.
-fn unsent_or_unknown(error: &reqwest::Error) -> Reply {
-    if error.is_builder() {
-        return Reply::NotSent("request_not_built".into());
-    }
-    if error.is_connect() {
-        let code = if error.is_dns() {
-            "dns"
-        } else if error.is_timeout() {
-            "connect_timeout"
-        } else {
-            "connect"
-        };
-        return Reply::NotSent(code.into());
-    }
-    let code = if error.is_timeout() { "timeout" } else { "connection_lost" };
-    Reply::Unknown { code: code.into(), server_fault: false, after: None }
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -312,6 +296,7 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
+    use crate::client::outbound::Outbound;
     use crate::secret::Secret;
     use crate::time::SystemClock;
 
@@ -380,13 +365,14 @@ mod tests {
             max_response: 262_144,
             unavailable_is_unprocessed: false,
             allow_http: false,
+            outbound: Arc::new(Outbound { loopback: true, ..Outbound::default() }),
             rotates: true,
         }
     }
 
     async fn send(request: &TokenRequest) -> Reply {
         let settings = HttpSettings { connect_timeout: Duration::from_secs(5) };
-        HttpEndpoint::new(settings, Arc::new(SystemClock)).expect("TLS").send(request).await
+        HttpEndpoint::new(settings, Arc::new(SystemClock)).send(request).await
     }
 
     #[tokio::test]

@@ -25,6 +25,8 @@ async fn daemon(deployment: &Deployment, agent: &EcsAgent, more: &[(&str, &str)]
         ("AWS_ACCESS_KEY_ID", "x"),
         ("AWS_SECRET_ACCESS_KEY", "x"),
         ("AWS_REGION", "us-east-1"),
+        // The profile is production there.
+        ("PERENNIAL__PROVIDERS__STRICT__ALLOW_NETWORKS", "127.0.0.0/8"),
     ];
     variables.extend(ecs.iter().map(|(name, value)| (*name, value.as_str())));
     variables.extend(more);

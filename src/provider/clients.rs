@@ -1,0 +1,152 @@
+//! The HTTP clients: one for each way in which connections to a provider are made.
+//!
+//! Where a connection goes is judged when it is opened, by the addresses that the resolver has just found, since a name
+//! may lead elsewhere with each question. Behind a proxy nobody here resolves the name: it is judged by its spelling, and
+//! the proxy's rules are the operator's.
+
+use std::collections::HashMap;
+use std::error::Error;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper_util::client::proxy::matcher::Matcher;
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use url::Url;
+
+use super::tls::{self, TlsError};
+use crate::client::outbound::Outbound;
+use crate::reply::Reply;
+
+/// How a connection is made.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Way {
+    outbound: Arc<Outbound>,
+    pooled: bool,
+    proxied: bool,
+}
+
+/// Makes each client when it is first needed: profiles may change while the process runs.
+pub(super) struct Clients {
+    connect_timeout: Duration,
+    /// The proxies that the environment names, asked by the code that the client asks itself.
+    proxies: Matcher,
+    made: Mutex<HashMap<Way, reqwest::Client>>,
+}
+
+impl Clients {
+    pub(super) fn new(connect_timeout: Duration) -> Self {
+        Self { connect_timeout, proxies: Matcher::from_system(), made: Mutex::default() }
+    }
+
+    /// The client for a request to `url`, or why there is none.
+    pub(super) fn client(
+        &self,
+        url: &Url,
+        outbound: &Arc<Outbound>,
+        pooled: bool,
+    ) -> Result<reqwest::Client, Reply> {
+        let unsent = |code: &str| Reply::NotSent(code.to_owned());
+        // The resolver is not asked for hosts that are addresses.
+        if !outbound.admits_spelling(url) {
+            return Err(unsent(FORBIDDEN));
+        }
+        let uri = url.as_str().parse().map_err(|_| unsent("token_url_unusable"))?;
+        let proxied = self.proxies.intercept(&uri).is_some();
+        let way = Way { outbound: Arc::clone(outbound), pooled, proxied };
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = made.get(&way) {
+            return Ok(client.clone());
+        }
+        let client = self.make(&way).map_err(|error| {
+            tracing::warn!(%error, "no connection to the provider can be secured");
+            unsent("tls_unusable")
+        })?;
+        made.insert(way, client.clone());
+        Ok(client)
+    }
+
+    fn make(&self, way: &Way) -> Result<reqwest::Client, TlsError> {
+        let client = reqwest::Client::builder()
+            .user_agent(concat!("perennial/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(self.connect_timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .pool_max_idle_per_host(if way.pooled { 4 } else { 0 })
+            .tls_backend_preconfigured(tls::configuration(&way.outbound)?);
+        let client = if way.proxied {
+            client
+        } else {
+            client.no_proxy().dns_resolver(Arc::new(Guard(Arc::clone(&way.outbound))))
+        };
+        client.build().map_err(|error| TlsError::Library(error.to_string()))
+    }
+}
+
+/// The code of requests that would have gone where the profile does not allow.
+const FORBIDDEN: &str = "forbidden_address";
+
+/// A name that leads only where the profile does not allow.
+#[derive(Debug, thiserror::Error)]
+#[error("the name leads to no address that the provider's profile allows")]
+struct Forbidden;
+
+/// The system's resolver, less what the profile does not allow.
+struct Guard(Arc<Outbound>);
+
+impl Resolve for Guard {
+    fn resolve(&self, name: Name) -> Resolving {
+        let outbound = Arc::clone(&self.0);
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+            let admitted = admitted(found, &outbound)?;
+            Ok(Box::new(admitted.into_iter()) as Addrs)
+        })
+    }
+}
+
+fn admitted(
+    found: impl Iterator<Item = SocketAddr>,
+    outbound: &Outbound,
+) -> Result<Vec<SocketAddr>, Forbidden> {
+    let admitted: Vec<_> = found.filter(|address| outbound.admits(address.ip())).collect();
+    if admitted.is_empty() { Err(Forbidden) } else { Ok(admitted) }
+}
+
+/// A request that failed without an answer: only a connection that never stood is sure not to have carried it.
+pub(super) fn unsent_or_unknown(error: &reqwest::Error) -> Reply {
+    if error.is_builder() {
+        return Reply::NotSent("request_not_built".into());
+    }
+    if error.is_connect() {
+        let code = if cause::<Forbidden>(error).is_some() {
+            FORBIDDEN
+        } else if let Some(error) = cause::<rustls::Error>(error) {
+            tls::code(error)
+        } else if error.is_dns() {
+            "dns"
+        } else if error.is_timeout() {
+            "connect_timeout"
+        } else {
+            "connect"
+        };
+        return Reply::NotSent(code.into());
+    }
+    let code = if error.is_timeout() { "timeout" } else { "connection_lost" };
+    Reply::Unknown { code: code.into(), server_fault: false, after: None }
+}
+
+/// The error of this kind that lies at the bottom, wrapped in others.
+fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    let mut current = Some(error);
+    while let Some(error) = current {
+        if let Some(found) = error.downcast_ref() {
+            return Some(found);
+        }
+        // What an `io::Error` is made of is not its source, but its source's parent.
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        current = inside.map(|inside| inside as &(dyn Error + 'static)).or_else(|| error.source());
+    }
+    None
+}

@@ -1,0 +1,146 @@
+//! Whom a token endpoint is believed to be.
+//!
+//! TLS 1.2 and later. The platform's authorities vouch for a server, or in their place those of the provider's
+//! `ca_file`. Where there are pins, the server must also have one of those keys. It is the server's own certificate that
+//! is held against them and never an intermediate one: what a server sends along may have no part in what was verified.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, aws_lc_rs as crypto};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
+use rustls::version::{TLS12, TLS13};
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
+};
+
+use crate::client::outbound::{Outbound, Pin};
+
+/// TLS that cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The provider's own authorities cannot be had.
+    #[error("ca_file = {file:?} {problem}: name a PEM file with the certificates of the authorities")]
+    Authorities {
+        /// As configured.
+        file: std::path::PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The platform's trust store cannot be used, or something else in the TLS library.
+    #[error("TLS cannot be set up: {0}")]
+    Library(String),
+}
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> Self {
+        Self::Library(error.to_string())
+    }
+}
+
+/// How connections to a provider are secured.
+pub(super) fn configuration(outbound: &Outbound) -> Result<ClientConfig, TlsError> {
+    let provider = Arc::new(crypto::default_provider());
+    let mut verifier = match &outbound.ca_file {
+        Some(file) => authorities(file, &provider)?,
+        None => Arc::new(rustls_platform_verifier::Verifier::new(Arc::clone(&provider))?),
+    };
+    if !outbound.pins.is_empty() {
+        verifier = Arc::new(Pinned { pins: outbound.pins.clone(), inner: verifier });
+    }
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13, &TLS12])?
+        .dangerous()
+        .with_custom_certificate_verifier(verifier)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn authorities(file: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    let wrong = |problem: String| TlsError::Authorities { file: file.to_owned(), problem };
+    let certificates = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| wrong(format!("cannot be read ({error})")))?;
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates {
+        roots.add(certificate).map_err(|error| wrong(format!("has an unusable certificate ({error})")))?;
+    }
+    let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
+    Ok(built.map_err(|_| wrong("has no certificate in it".to_owned()))?)
+}
+
+/// The server has another key than the pinned ones.
+#[derive(Debug, thiserror::Error)]
+#[error("the server's key is not one of the pinned ones")]
+struct PinMismatch;
+
+/// Beside what another verifier asks, one of these keys.
+#[derive(Debug)]
+struct Pinned {
+    pins: Vec<Pin>,
+    inner: Arc<dyn ServerCertVerifier>,
+}
+
+impl ServerCertVerifier for Pinned {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let verified =
+            self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)?;
+        let key = ParsedCertificate::try_from(end_entity)?.subject_public_key_info();
+        let key = digest(&SHA256, key.as_ref());
+        if self.pins.iter().any(|pin| pin.0 == key.as_ref()) {
+            return Ok(verified);
+        }
+        Err(CertificateError::Other(OtherError(Arc::new(PinMismatch))).into())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.inner.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.inner.supported_verify_schemes()
+    }
+}
+
+/// The reply's code for a handshake that failed.
+pub(super) fn code(error: &rustls::Error) -> &'static str {
+    use CertificateError::{
+        BadSignature, Expired, ExpiredContext, NotValidForName, NotValidForNameContext, Other, UnknownIssuer,
+    };
+    let rustls::Error::InvalidCertificate(error) = error else { return "tls" };
+    match error {
+        Other(OtherError(inner)) if inner.is::<PinMismatch>() => "certificate_not_pinned",
+        // An authority of the right name with another key vouches for nothing.
+        UnknownIssuer | BadSignature => "certificate_untrusted",
+        Expired | ExpiredContext { .. } => "certificate_expired",
+        NotValidForName | NotValidForNameContext { .. } => "certificate_of_another",
+        _ => "certificate_invalid",
+    }
+}
