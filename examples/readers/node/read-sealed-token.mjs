@@ -181,7 +181,8 @@ async function main() {
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {
   main().catch((error) => {
-    console.error(`read-sealed-token: ${error.message}`);
+    // AWS's errors say by their names what is wrong.
+    console.error(`read-sealed-token: ${error.name}: ${error.message}`);
     process.exitCode = 1;
   });
 }
