@@ -194,7 +194,7 @@ async fn ring() -> Ring<KmsKeys> {
             let moto = Moto::start().await;
             let table = DynamoLocal::fresh_table_name();
             let keys = connect(&moto, &table).await;
-            assert!(keys.create_table(false, false).await.expect("a table of keys"));
+            keys.create_table(false, false).await.expect("a table of keys");
             fill(&moto, &table).await;
             (moto, table)
         })
@@ -216,7 +216,7 @@ async fn connect(moto: &Moto, table: &str) -> KmsKeys {
 
 async fn fill(moto: &Moto, table: &str) {
     let kms = kms(moto);
-    let cmk = master_key(&kms).await;
+    let cmk = moto.key().await;
     let dynamodb = DynamoLocal::shared().await.client();
     let text = |value: &str| AttributeValue::S(value.to_owned());
     for (kid, key) in cases::keys() {
@@ -237,7 +237,7 @@ async fn fill(moto: &Moto, table: &str) {
     }
 }
 
-pub(crate) fn kms(moto: &Moto) -> aws_sdk_kms::Client {
+fn kms(moto: &Moto) -> aws_sdk_kms::Client {
     let config = aws_sdk_kms::Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(Region::from_static("us-east-1"))
@@ -245,9 +245,4 @@ pub(crate) fn kms(moto: &Moto) -> aws_sdk_kms::Client {
         .credentials_provider(Credentials::new("test", "test", None, None, "tests"))
         .build();
     aws_sdk_kms::Client::from_conf(config)
-}
-
-pub(crate) async fn master_key(kms: &aws_sdk_kms::Client) -> String {
-    let made = kms.create_key().send().await.expect("moto makes keys");
-    made.key_metadata.and_then(|key| key.arn).expect("a key has an ARN")
 }

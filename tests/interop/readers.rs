@@ -6,7 +6,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::parties::{kms, master_key, node, program, python};
+use super::parties::{node, program, python};
 use crate::support::{Auth, Deployment, DynamoLocal, Moto, NewClient, Process, StrictProvider, wait_until};
 
 const SECRET: &str = "canary-client-secret";
@@ -153,7 +153,7 @@ fn text(value: &str) -> AttributeValue {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_read_what_the_daemon_seals_under_keys_of_kms_and_in_its_place_alone() {
     let world = World::new(async |moto| {
-        let key = master_key(&kms(moto)).await;
+        let key = moto.key().await;
         format!(
             "mode = \"kms\"\nkms_key = \"{key}\"\nkms_endpoint = \"{}\"\nshards = 2\nfresh = \"10s\"",
             moto.endpoint()
