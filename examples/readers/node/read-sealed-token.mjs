@@ -17,7 +17,9 @@ import { compactDecrypt } from 'jose';
 // The one thing that a reader may open, and the family of keys that opens it.
 const ATTRIBUTE = 'access_token';
 const FAMILY = 'at';
-const HEADER = { alg: 'string', enc: 'string', kid: 'string', tbl: 'string', cid: 'string', att: 'string', ver: 'number', iat: 'number' };
+const HEADER = {
+  alg: 'string', enc: 'string', kid: 'string', tbl: 'string', cid: 'string', att: 'string', ver: 'number', iat: 'number',
+};
 // How long an unwrapped key is used before KMS is asked again: what revoking a right takes.
 const KEY_LIFETIME_MS = 10 * 60_000;
 
