@@ -91,4 +91,4 @@ bench: ## Measure the engine in a release build
 	$(CARGO) bench --locked --bench engine -- $(ARGS)
 
 clean-parts: ## Remove what the tests have fetched
-	rm -rf .parts tests/parts/node_modules
+	rm -rf .parts tests/parts/node_modules examples/readers/node/node_modules

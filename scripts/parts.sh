@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Fetches the real parts that the tests run against: Amazon DynamoDB Local, moto for the other AWS services, the npm
-# packages of tests/parts, and libfaketime where it can be had.
+# packages of tests/parts and of the readers in examples/, and libfaketime where it can be had.
 #
 # Idempotent, and quick when everything is there. Several processes may run it at once: one works, the others wait.
-# Everything lands in ignored folders of this checkout: .parts/ and tests/parts/node_modules/.
+# Everything lands in ignored folders of this checkout: .parts/ and node_modules/ beside each package.json.
 # Needs node 20 or newer, npm, java 17 or newer, python 3.9 or newer with venv, and the npm and PyPI registries on the
 # first run.
 set -euo pipefail
@@ -13,9 +13,11 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 dynamodb_package=amplify-dynamodb-simulator@2.9.30
 dynamodb_sha1=a7ec81c475dc309aa15d047d8d03679c8be49189
 dynamodb_stamp=.parts/dynamodb-local/.complete
-node_stamp=tests/parts/node_modules/.complete
-# S3 and its neighbours; never for the protocol, its DynamoDB loses exclusivity under races.
-moto_package='moto[server,s3]==5.2.5'
+node_folders=(tests/parts examples/readers/node)
+# S3, KMS and their neighbours; never for the protocol, its DynamoDB loses exclusivity under races.
+moto_package='moto[server,s3,kms]==5.2.5'
+# Beside it, what readers in Python use.
+python_reader=examples/readers/python/requirements.txt
 moto_stamp=.parts/moto/.complete
 faketime_stamp=.parts/libfaketime/.complete
 
@@ -47,9 +49,18 @@ check_tools() {
 
 dynamodb_ready() { [ "$(cat "$dynamodb_stamp" 2>/dev/null)" = "$dynamodb_sha1" ]; }
 
-moto_ready() { [ "$(cat "$moto_stamp" 2>/dev/null)" = "$moto_package" ]; }
+moto_ready() { [ "$(cat "$moto_stamp" 2>/dev/null)" = "$moto_wanted" ]; }
 
-node_ready() { [ -n "$node_wanted" ] && [ "$(cat "$node_stamp" 2>/dev/null)" = "$node_wanted" ]; }
+node_installed() {
+    local wanted
+    wanted=$(sha1 "$1/package-lock.json")
+    [ -n "$wanted" ] && [ "$(cat "$1/node_modules/.complete" 2>/dev/null)" = "$wanted" ]
+}
+
+node_ready() {
+    local folder
+    for folder in "${node_folders[@]}"; do node_installed "$folder" || return 1; done
+}
 
 # One process at a time. flock ends with its holder, however that dies; where there is none, a folder must do.
 lock() {
@@ -87,10 +98,14 @@ install_dynamodb() {
 }
 
 install_node() {
-    say "installing the npm packages of tests/parts"
-    (cd tests/parts && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
-        die "npm ci failed in tests/parts. Check the network and 'npm config get registry'."
-    echo "$node_wanted" >"$node_stamp"
+    local folder
+    for folder in "${node_folders[@]}"; do
+        if node_installed "$folder"; then continue; fi
+        say "installing the npm packages of $folder"
+        (cd "$folder" && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >&2) ||
+            die "npm ci failed in $folder. Check the network and 'npm config get registry'."
+        sha1 "$folder/package-lock.json" >"$folder/node_modules/.complete"
+    done
 }
 
 install_moto() {
@@ -98,9 +113,9 @@ install_moto() {
     rm -rf .parts/moto
     python3 -m venv .parts/moto ||
         die "python3 cannot make a virtual environment. Install its venv module, for example: apt-get install python3-venv"
-    .parts/moto/bin/pip install --quiet --disable-pip-version-check "$moto_package" >&2 ||
-        die "pip could not install $moto_package. Check the network and 'pip config list'."
-    echo "$moto_package" >"$moto_stamp"
+    .parts/moto/bin/pip install --quiet --disable-pip-version-check "$moto_package" -r "$python_reader" >&2 ||
+        die "pip could not install $moto_package and $python_reader. Check the network and 'pip config list'."
+    echo "$moto_wanted" >"$moto_stamp"
 }
 
 # Steps the clocks of daemons in tests/chaos.rs and in `make chaos`. Optional: it comes from Debian's or Ubuntu's archive,
@@ -126,7 +141,7 @@ fetch_faketime() {
 }
 
 check_tools
-node_wanted=$(sha1 tests/parts/package-lock.json)
+moto_wanted="$moto_package $(sha1 "$python_reader")"
 if dynamodb_ready && node_ready && moto_ready && faketime_ready; then exit 0; fi
 mkdir -p .parts
 lock

@@ -5,6 +5,7 @@ mod support;
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use perennial::seal::{KeyAddress, KmsKeys};
 use serde_json::{Value, json};
 use support::{
     Auth, Deployment, DynamoLocal, Moto, NewClient, Process, Proxy, StrictProvider, log_lines, wait_until,
@@ -277,4 +278,26 @@ async fn what_was_moved_or_put_back_is_refused_and_named() {
     world.put("three", "access_token", old_of_three).await;
     let said = String::from_utf8_lossy(&world.deployment.run(&["get", "three"]).stderr).into_owned();
     assert!(said.contains("`ver`"), "one that was put back: {said}");
+}
+
+/// A first try's answer was lost, or somebody else made the table: it is there, and has no backups.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_of_keys_that_is_there_already_gets_its_backups() {
+    let moto = Moto::start().await;
+    let endpoint: Option<url::Url> = moto.endpoint().parse().ok();
+    let address = KeyAddress {
+        table: "keys".into(),
+        region: Some("us-east-1".into()),
+        endpoint: endpoint.clone(),
+        kms_endpoint: endpoint,
+    };
+    let keys = KmsKeys::connect(address).await;
+    keys.create_table(false, false).await.expect("made");
+    assert_eq!(keys.create_table(false, true).await, Ok(false), "it was there");
+    let client = moto.dynamodb();
+    let asked = client.describe_continuous_backups().table_name("keys").send().await.expect("an answer");
+    let found =
+        asked.continuous_backups_description.and_then(|found| found.point_in_time_recovery_description);
+    let status = found.and_then(|found| found.point_in_time_recovery_status).expect("a status");
+    assert_eq!(status.as_str(), "ENABLED");
 }

@@ -2,7 +2,7 @@
 
 use zeroize::Zeroizing;
 
-use super::jwe::{Envelope, seal};
+use super::jwe::{Envelope, ours, seal};
 use super::kms::KmsKeys;
 use super::ring::{Family, KeyName, Ring};
 use super::{Key, Label, LocalKeys, SealError};
@@ -44,14 +44,19 @@ pub struct Place<'a> {
 }
 
 impl Keys {
-    /// Whether a text was sealed by this program. A provider's own tokens may be JWE, too: their headers differ.
+    /// Whether a text was sealed by this program. A provider's own tokens may be JWE, too: their headers lack our members.
+    ///
+    /// That it opens is another matter. What is ours and does not open, of a later version's form say, must be an error:
+    /// taken for plain it would be sent to a provider.
     pub fn is_sealed(text: &str) -> bool {
-        text.starts_with("eyJ") && Envelope::parse(text).is_ok()
+        text.starts_with("eyJ") && ours(text).is_some()
     }
 
-    /// The name of the key that sealed this.
-    pub fn name_of(sealed: &str) -> Option<String> {
-        Envelope::parse(sealed).ok()?.kid().ok().map(str::to_owned)
+    /// The name of the key that sealed this; none where it is not sealed.
+    pub fn name_of(text: &str) -> Option<String> {
+        let header = ours(text)?;
+        let kid = header.get("kid").and_then(serde_json::Value::as_str);
+        Some(kid.unwrap_or_default().to_owned())
     }
 
     /// The name of the key that seals this client's attribute; none where nothing is sealed.
@@ -106,7 +111,7 @@ impl Keys {
         if version > place.version || (place.attribute == "access_token" && version < place.version) {
             return Err(SealError::Misplaced("ver"));
         }
-        let key = self.opening(envelope.kid()?, place.attribute).await?;
+        let key = self.opening(envelope.kid()?, place).await?;
         let mut opened = envelope.open(&key, &place.label(version))?;
         let text = Zeroizing::new(std::mem::take(&mut *opened.content));
         let text = std::str::from_utf8(&text).map_err(|_| SealError::Tampered)?;
@@ -129,13 +134,13 @@ impl Keys {
         }
     }
 
-    async fn opening(&self, kid: &str, attribute: &str) -> Result<Key, SealError> {
+    async fn opening(&self, kid: &str, place: &Place<'_>) -> Result<Key, SealError> {
         let unknown = || SealError::UnknownKey(kid.chars().take(64).collect());
         if kid.starts_with("local/") {
             return self.local.as_ref().ok_or_else(unknown)?.find(kid);
         }
         let (name, ring) = (KeyName::parse(kid).ok_or_else(unknown)?, self.kms.as_ref().ok_or_else(unknown)?);
-        if name.series.family != Family::of(attribute) {
+        if name.series.table != place.table || name.series.family != Family::of(place.attribute) {
             return Err(SealError::Misplaced("kid"));
         }
         ring.opening(&name).await
@@ -200,6 +205,22 @@ mod tests {
         let sealed = sealed.expect("sealed").expect("something seals");
         let older = keys(Mode::Local).open(&sealed, &place("access_token", 4)).await.err();
         assert_eq!(older, Some(SealError::Misplaced("ver")), "one that was put back");
+    }
+
+    #[tokio::test]
+    async fn what_a_later_version_sealed_is_refused_and_not_taken_for_plain() {
+        use base64::Engine as _;
+        use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+        let sealed = keys(Mode::Local).seal(&"canary".into(), &place("refresh_token", 3), NOW).await;
+        let sealed = sealed.expect("sealed").expect("something seals");
+        let (header, rest) = sealed.split_once('.').expect("parts");
+        let header = String::from_utf8(URL_SAFE_NO_PAD.decode(header).expect("base64url")).expect("text");
+        let later = header.replace("\"iat\"", "\"novel\":1,\"iat\"");
+        let later = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(later));
+        assert!(Keys::is_sealed(&later), "it would be sent to a provider");
+        assert_eq!(Keys::name_of(&later), Keys::name_of(&sealed));
+        let refused = keys(Mode::Local).open(&later, &place("refresh_token", 3)).await.err();
+        assert!(matches!(refused, Some(SealError::Malformed(_))), "{refused:?}");
     }
 
     #[test]

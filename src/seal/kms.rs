@@ -114,7 +114,8 @@ impl KmsKeys {
             let asked = self.dynamodb.describe_table().table_name(&self.table).send().await;
             let table = asked.map_err(|error| failed(&error))?.table;
             if table.is_some_and(|table| table.table_status == Some(TableStatus::Active)) {
-                if made && recovery {
+                // Made by whomever: the answer of an earlier try may have been lost, and then it was this one.
+                if recovery {
                     self.enable_recovery().await?;
                 }
                 return Ok(made);

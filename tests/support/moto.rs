@@ -47,6 +47,17 @@ impl Moto {
         made.key_metadata.and_then(|key| key.arn).expect("a key has an ARN")
     }
 
+    /// Its DynamoDB, which knows backups; never for the protocol, it loses exclusivity under races.
+    pub(crate) fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .endpoint_url(&self.endpoint)
+            .credentials_provider(Credentials::new("test", "test", None, None, "tests"))
+            .build();
+        aws_sdk_dynamodb::Client::from_conf(config)
+    }
+
     /// A versioned bucket of its S3.
     pub(crate) async fn bucket(&self, name: &str) -> Client {
         let config = aws_sdk_s3::Config::builder()
