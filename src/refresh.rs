@@ -170,7 +170,14 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let read = match self.read(held.id, begun).await {
             Ok(read) => read,
             Err(Unread::NoAnswer(error)) => return self.give_up(&held, Some(known.clone()), &error).await,
-            Err(Unread::Malformed(malformed)) => return self.set_aside(&held, known, &malformed).await,
+            Err(Unread::Malformed(malformed)) => {
+                error!(alarm = "malformed_item", %malformed, "nothing was sent: repair or remove the item");
+                return self.set_aside(&held, known, "malformed_item").await;
+            }
+            Err(Unread::Sealed(why)) => {
+                error!(alarm = "unreadable_secret", why, "nothing was sent: see `perennial seal status` and `keys list`");
+                return self.set_aside(&held, known, "unreadable_secret").await;
+            }
         };
         if let Ok(Some(record)) = &spilled
             && let Some(client) = outcome::takes_spilled(
@@ -251,6 +258,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         loop {
             match self.store.read(id).await {
                 Ok(partition) => return partition.decode(id).map_err(Unread::Malformed),
+                Err(StoreError::Unreadable(why)) => return Err(Unread::Sealed(why)),
                 Err(error) if error.is_transient() && self.within_window(begun) => self.pause().await,
                 Err(error) => return Err(Unread::NoAnswer(error.to_string())),
             }
@@ -481,14 +489,13 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         Report { outcome: Outcome::StoreUnavailable(why.to_owned()), ..report }
     }
 
-    /// An item that cannot be understood now that it has been read whole: nothing is sent on a guess, and the next
-    /// try has no hurry.
-    async fn set_aside(&self, held: &Held<'_>, known: &Known, malformed: &Malformed) -> Report {
-        error!(alarm = "malformed_item", %malformed, "nothing was sent: repair or remove the item");
+    /// An item that cannot be understood now that it has been read whole, or whose secrets do not open: nothing is sent
+    /// on a guess, and the next try has no hurry.
+    async fn set_aside(&self, held: &Held<'_>, known: &Known, code: &str) -> Report {
         let (fails, expires_at) = (held.lease.fails.saturating_add(1), known.token.expires_at);
         let (now, unit) = (self.clock.now(), self.entropy.unit());
         let next_at = backoff::next_attempt(&self.policy.backoff, fails, expires_at, None, now, unit);
-        let release = Release::Failed { code: "malformed_item".into(), next_at, doubt: Doubt::Unchanged };
+        let release = Release::Failed { code: code.into(), next_at, doubt: Doubt::Unchanged };
         self.release(held, Some(known.clone()), release, None).await
     }
 
@@ -527,6 +534,8 @@ struct Spilled {
 enum Unread {
     NoAnswer(String),
     Malformed(Malformed),
+    /// A secret that does not open, or a key that is refused.
+    Sealed(String),
 }
 
 enum Sent {

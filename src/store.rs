@@ -60,12 +60,15 @@ pub enum StoreError {
     /// Not applied, and no retry will cure it: validation, access, size, a missing table.
     #[error("the store refuses: {0}")]
     Refused(String),
+    /// Not applied, or not read: a secret cannot be opened or sealed, and no retry will cure it.
+    #[error("a secret cannot be used: {0}")]
+    Unreadable(String),
 }
 
 impl StoreError {
     /// Whether the same call may succeed later.
     pub fn is_transient(&self) -> bool {
-        !matches!(self, Self::Refused(_))
+        !matches!(self, Self::Refused(_) | Self::Unreadable(_))
     }
 }
 

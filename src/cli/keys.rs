@@ -142,7 +142,7 @@ async fn rotate(app: &App, keys: &KmsKeys) -> anyhow::Result<()> {
         let older =
             records.iter().filter(|record| record.name.series == series && record.state == KeyState::Active);
         for record in older {
-            keys.retire(&record.name).await?;
+            keys.retire(&record.name, app.clock().now()).await?;
             retired += 1;
         }
         progress.step();
@@ -176,7 +176,13 @@ async fn retire(app: &App, keys: &KmsKeys, options: &Retire) -> anyhow::Result<E
         .into());
     }
     if found.state == KeyState::Active {
-        keys.retire(&name).await?;
+        keys.retire(&name, app.clock().now()).await?;
+    }
+    if options.destroy
+        && let Err(wait) = may_be_destroyed(app, found)
+    {
+        output::note(format_args!("{name} is kept, and only opens: {wait}"));
+        return Ok(ExitCode::FAILURE);
     }
     if !options.destroy {
         output::told(format_args!("{name} only opens from now on"));
@@ -198,6 +204,18 @@ async fn retire(app: &App, keys: &KmsKeys, options: &Retire) -> anyhow::Result<E
     keys.destroy(&name).await?;
     output::told(format_args!("{name} is destroyed"));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A daemon that had no answer about keys since then has sealed with it for so long, and for an attempt beyond that.
+fn may_be_destroyed(app: &App, key: &KeyRecord) -> Result<(), String> {
+    let (sealing, timing) = (&app.config().sealing, &app.config().refresh.timing);
+    let least = sealing.fresh + sealing.stale + timing.lease();
+    let retired = key.retired.ok_or("it has only now been retired")?;
+    let at = retired.plus(least);
+    if app.clock().now() < at {
+        return Err(format!("daemons may seal with it until {at} (sealing.fresh + sealing.stale + refresh.lease)"));
+    }
+    Ok(())
 }
 
 async fn export(app: &App, keys: &KmsKeys, options: &Export) -> anyhow::Result<()> {

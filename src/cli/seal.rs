@@ -10,6 +10,7 @@ use super::progress::Progress;
 use super::walk::Listing;
 use super::{App, output};
 use crate::client::ClientId;
+use crate::seal::Keys;
 use crate::store::{DynamoVault, Form, Resealed};
 
 /// In which form secrets stand in the table.
@@ -59,12 +60,23 @@ async fn count(app: &App, store: &DynamoVault) -> anyhow::Result<(u64, u64, Form
     Ok((clients, astray, forms))
 }
 
-/// Secrets that are sealed with this key. Removed clients have none.
+/// Secrets in the whole table that are sealed with this key, whether a client is registered beside them or not.
 pub(super) async fn uses_of(app: &App, key: &str) -> anyhow::Result<u64> {
-    let store = app.store().await?;
-    let (_, _, forms) = count(app, &store).await?;
-    let uses = forms.iter().filter(|((_, form), _)| *form == Form::Sealed(key.to_owned()));
-    Ok(uses.map(|(_, count)| count).sum())
+    let store = app.raw_store().await?;
+    let mut uses = 0;
+    let mut progress = Progress::open("items");
+    let mut after = None;
+    loop {
+        let page = store.scan_secrets(after).await?;
+        for secret in &page.secrets {
+            uses += u64::from(Keys::name_of(secret.expose()).as_deref() == Some(key));
+            progress.step();
+        }
+        match page.next {
+            Some(next) => after = Some(next),
+            None => return Ok(uses),
+        }
+    }
 }
 
 async fn status(app: &App, options: &Options) -> anyhow::Result<ExitCode> {

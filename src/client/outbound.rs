@@ -148,6 +148,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "a list of addresses")]
     fn what_is_not_public_is_not_reached() {
         let nothing_named = Outbound::default();
         for refused in [

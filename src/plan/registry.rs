@@ -189,12 +189,15 @@ fn adopt(
     if client.grant.needs_refresh_token() && found.refresh_token.is_none() {
         return Err(Refusal::NeedsRefreshToken(client.id.clone()));
     }
-    let assignments = vec![
+    // Written again as it is: what is sealed speaks of its generation.
+    let again = found.access_token.clone().map(|token| Assignment::Set(attr::ACCESS_TOKEN, Value::Secret(token)));
+    let mut assignments = vec![
         Assignment::Set(attr::TOK_GEN, Value::N(generation.0)),
         Assignment::Set(attr::BND, Value::S(binding.0.clone())),
         Assignment::Set(attr::LAST_UPDATED, Value::S(now.to_string())),
         Assignment::Remove(attr::TTL),
     ];
+    assignments.extend(again);
     Ok((unchanged(found), Action::Update(assignments)))
 }
 

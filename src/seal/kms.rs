@@ -17,6 +17,7 @@ use aws_sdk_dynamodb::types::{
 use aws_sdk_kms::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_kms::primitives::Blob;
 use aws_sdk_kms::types::DataKeySpec;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use url::Url;
@@ -29,8 +30,8 @@ use crate::time::{Clock, Timestamp};
 
 const PURPOSE: &str = "perennial";
 /// A key is asked for while a refresh waits.
-const PATIENCE: Duration = Duration::from_secs(4);
-const ATTEMPT: Duration = Duration::from_millis(1500);
+const PATIENCE: Duration = Duration::from_secs(2);
+const ATTEMPT: Duration = Duration::from_millis(900);
 
 /// Where keys are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,17 +188,18 @@ impl KmsKeys {
     ///
     /// # Errors
     /// Where DynamoDB refuses or does not answer, or there is no such key.
-    pub async fn retire(&self, name: &KeyName) -> Result<(), SealError> {
+    pub async fn retire(&self, name: &KeyName, now: Timestamp) -> Result<(), SealError> {
         let update = self
             .dynamodb
             .update_item()
             .table_name(&self.table)
             .key("PK", text(name.series.to_string()))
             .key("SK", text(format!("v{}", name.version)))
-            .update_expression("SET #state = :state")
+            .update_expression("SET #state = :state, retired = if_not_exists(retired, :now)")
             .condition_expression("attribute_exists(PK)")
             .expression_attribute_names("#state", "state")
             .expression_attribute_values(":state", text(KeyState::DecryptOnly.as_str()))
+            .expression_attribute_values(":now", AttributeValue::N(now.as_millis().to_string()))
             .send()
             .await;
         update.map(drop).map_err(|error| failed(&error))
@@ -326,42 +328,43 @@ fn decode(item: &HashMap<String, AttributeValue>) -> Result<KeyRecord, SealError
             "DECRYPT_ONLY" => KeyState::DecryptOnly,
             _ => return None,
         };
-        let created = item.get("created")?.as_n().ok()?.parse().ok()?;
+        let time = |name: &str| Some(Timestamp::from_millis(item.get(name)?.as_n().ok()?.parse().ok()?));
         Some(KeyRecord {
             name,
             wrapped: item.get("wrapped")?.as_b().ok()?.as_ref().to_vec(),
             cmk: string("cmk")?.to_owned(),
             state,
-            created: Timestamp::from_millis(created),
+            created: time("created")?,
+            retired: time("retired"),
         })
     };
     read().ok_or_else(|| SealError::Refused("an item of the table of keys is none of ours".into()))
 }
 
 /// A refusal is an answer; everything else is none.
-fn failed<E, R>(error: &SdkError<E, R>) -> SealError
+fn failed<E>(error: &SdkError<E, HttpResponse>) -> SealError
 where
-    SdkError<E, R>: Error + 'static,
+    SdkError<E, HttpResponse>: Error + 'static,
     E: ProvideErrorMetadata,
 {
-    const PASSING: [&str; 9] = [
-        "ThrottlingException",
-        "ProvisionedThroughputExceededException",
-        "RequestLimitExceeded",
-        "InternalServerError",
-        "KMSInternalException",
-        "DependencyTimeoutException",
-        "KeyUnavailableException",
-        "ServiceUnavailable",
-        "LimitExceededException",
+    const FINAL: [&str; 12] = [
+        "AccessDeniedException",
+        "AccessDenied",
+        "DisabledException",
+        "IncorrectKeyException",
+        "InvalidCiphertextException",
+        "InvalidGrantTokenException",
+        "InvalidKeyUsageException",
+        "KMSInvalidStateException",
+        "NotFoundException",
+        "ResourceNotFoundException",
+        "ConditionalCheckFailedException",
+        "ValidationException",
     ];
+    let told = aws::chain(error);
     let code = match error {
         SdkError::ServiceError(context) => context.err().code(),
-        _ => return SealError::NoAnswer(aws::chain(error)),
+        _ => None,
     };
-    let told = aws::chain(error);
-    match code {
-        Some(code) if !PASSING.contains(&code) => SealError::Refused(told),
-        _ => SealError::NoAnswer(told),
-    }
+    if code.is_some_and(|code| FINAL.contains(&code)) { SealError::Refused(told) } else { SealError::NoAnswer(told) }
 }

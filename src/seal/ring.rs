@@ -130,6 +130,8 @@ pub struct KeyRecord {
     pub state: KeyState,
     /// When it was made.
     pub created: Timestamp,
+    /// Since when it only opens.
+    pub retired: Option<Timestamp>,
 }
 
 impl fmt::Debug for KeyRecord {
@@ -160,6 +162,9 @@ pub struct Keeping {
     pub stale: Duration,
 }
 
+/// After a question without an answer none is asked for so long: whoever waits for keys does not wait one by one.
+const SILENCE: Duration = Duration::from_secs(5);
+
 /// Keys by name, unwrapped once and then kept for a while.
 pub struct Ring<S> {
     source: S,
@@ -167,7 +172,10 @@ pub struct Ring<S> {
     keeping: Keeping,
     clock: Arc<dyn Clock>,
     held: Mutex<HashMap<KeyName, (Key, Moment)>>,
-    active: Mutex<HashMap<Series, (KeyName, Moment)>>,
+    /// What sealed last, and when it was known to be the youngest.
+    sealing: Mutex<HashMap<Series, (Key, Moment)>>,
+    /// When a question went unanswered, and how.
+    silent: Mutex<Option<(Moment, SealError)>>,
     /// Who asks for a key: many that miss the same one ask once.
     asking: tokio::sync::Mutex<()>,
 }
@@ -181,7 +189,8 @@ impl<S: KeySource> Ring<S> {
             keeping,
             clock,
             held: Mutex::default(),
-            active: Mutex::default(),
+            sealing: Mutex::default(),
+            silent: Mutex::default(),
             asking: tokio::sync::Mutex::default(),
         }
     }
@@ -191,31 +200,34 @@ impl<S: KeySource> Ring<S> {
         &self.source
     }
 
-    /// The key that seals a client's secrets of this family. One that was good once is used for as long as no answer
-    /// comes to the question for a younger one: what is to be sealed may be the only copy of a grant.
+    /// The key that sealed last, however old, asking nobody: an answer that has come is stored, whatever KMS says by now.
+    /// A refresh begins with [`Ring::sealing`].
+    pub(super) fn at_hand(&self, table: &str, family: Family, client: &str) -> Option<Key> {
+        let series = Series::of(table, family, client, self.shards);
+        lock(&self.sealing).get(&series).map(|(key, _)| key.clone())
+    }
+
+    /// The key that is to seal a client's secrets of this family: the youngest one, known for a bounded time.
     pub(super) async fn sealing(&self, table: &str, family: Family, client: &str) -> Result<Key, SealError> {
         let series = Series::of(table, family, client, self.shards);
-        if let Some(name) = self.known_active(&series, self.keeping.fresh) {
-            return self.hold(&name, Duration::MAX).await;
+        if let Some(key) = self.sealing_within(&series, self.keeping.fresh) {
+            return Ok(key);
         }
         let _one = self.asking.lock().await;
-        if let Some(name) = self.known_active(&series, self.keeping.fresh) {
-            return self.held_within(&name, Duration::MAX).ok_or(SealError::Unsealed);
+        if let Some(key) = self.sealing_within(&series, self.keeping.fresh) {
+            return Ok(key);
         }
-        let asked = match self.source.active(&series).await {
-            Ok(record) => self.unwrap(&record).await.map(|key| (record.name, key)),
-            Err(error) => Err(error),
-        };
-        match asked {
-            Ok((name, key)) => {
-                lock(&self.active).insert(series, (name, self.clock.moment()));
+        let asked = self.ask(async {
+            let record = self.source.active(&series).await?;
+            self.unwrap(&record).await
+        });
+        match asked.await {
+            Ok(key) => {
+                lock(&self.sealing).insert(series, (key.clone(), self.clock.moment()));
                 Ok(key)
             }
             Err(error) if error.is_transient() => {
-                let last = self.known_active(&series, Duration::MAX);
-                let last = last.and_then(|name| self.held_within(&name, Duration::MAX));
-                last.inspect(|_| warn!(%error, %series, "no answer about keys: sealing with the last one"))
-                    .ok_or(error)
+                self.sealing_within(&series, self.keeping.fresh + self.keeping.stale).ok_or(error)
             }
             Err(error) => Err(error),
         }
@@ -223,33 +235,48 @@ impl<S: KeySource> Ring<S> {
 
     /// The key of this name.
     pub(super) async fn opening(&self, name: &KeyName) -> Result<Key, SealError> {
-        self.hold(name, self.keeping.fresh).await
-    }
-
-    async fn hold(&self, name: &KeyName, fresh: Duration) -> Result<Key, SealError> {
-        if let Some(key) = self.held_within(name, fresh) {
+        if let Some(key) = self.held_within(name, self.keeping.fresh) {
             return Ok(key);
         }
         let _one = self.asking.lock().await;
-        if let Some(key) = self.held_within(name, fresh) {
+        if let Some(key) = self.held_within(name, self.keeping.fresh) {
             return Ok(key);
         }
-        let asked = match self.source.record(name).await {
-            Ok(record) => self.unwrap(&record).await,
-            Err(error) => Err(error),
-        };
-        match asked {
-            Err(error) if error.is_transient() => {
-                let last = self.held_within(name, self.keeping.fresh + self.keeping.stale);
-                last.inspect(|_| warn!(%error, %name, "no answer about keys: opening with what is kept"))
-                    .ok_or(error)
-            }
+        let asked = self.ask(async {
+            let record = self.source.record(name).await?;
+            self.unwrap(&record).await
+        });
+        match asked.await {
+            Err(error) if error.is_transient() => self.opening_at_hand(name).ok_or(error),
             Err(error) => {
                 lock(&self.held).remove(name);
                 Err(error)
             }
             Ok(key) => Ok(key),
         }
+    }
+
+    /// The key of this name if it is kept, asking nobody.
+    pub(super) fn opening_at_hand(&self, name: &KeyName) -> Option<Key> {
+        self.held_within(name, self.keeping.fresh + self.keeping.stale)
+    }
+
+    /// Asks, unless somebody has just asked in vain.
+    async fn ask<T>(&self, question: impl Future<Output = Result<T, SealError>>) -> Result<T, SealError> {
+        let now = self.clock.moment();
+        if let Some((at, error)) = lock(&self.silent).as_ref()
+            && now.since(*at) < SILENCE
+        {
+            return Err(error.clone());
+        }
+        let answer = question.await;
+        if let Err(error) = &answer
+            && error.is_transient()
+        {
+            warn!(%error, "no answer about keys: going on with what is kept");
+            *lock(&self.silent) = Some((self.clock.moment(), error.clone()));
+        }
+        answer
     }
 
     async fn unwrap(&self, record: &KeyRecord) -> Result<Key, SealError> {
@@ -265,10 +292,10 @@ impl<S: KeySource> Ring<S> {
         (self.clock.moment().since(*at) <= age).then(|| key.clone())
     }
 
-    fn known_active(&self, series: &Series, age: Duration) -> Option<KeyName> {
-        let active = lock(&self.active);
-        let (name, at) = active.get(series)?;
-        (self.clock.moment().since(*at) <= age).then(|| name.clone())
+    fn sealing_within(&self, series: &Series, age: Duration) -> Option<Key> {
+        let sealing = lock(&self.sealing);
+        let (key, at) = sealing.get(series)?;
+        (self.clock.moment().since(*at) <= age).then(|| key.clone())
     }
 }
 
@@ -304,6 +331,7 @@ mod tests {
         silent: AtomicBool,
         refusing: AtomicBool,
         unwrapped: AtomicU32,
+        asked: AtomicU32,
     }
 
     impl KeySource for Source {
@@ -312,13 +340,16 @@ mod tests {
             self.record(&KeyName { series: series.clone(), version }).await
         }
         async fn record(&self, name: &KeyName) -> Result<KeyRecord, SealError> {
+            self.asked.fetch_add(1, Ordering::Relaxed);
             if self.silent.load(Ordering::Relaxed) {
                 return Err(SealError::NoAnswer("silent".into()));
             }
             let (wrapped, cmk, state) = (vec![1], "cmk".to_owned(), KeyState::Active);
-            Ok(KeyRecord { name: name.clone(), wrapped, cmk, state, created: Timestamp::EPOCH })
+            Ok(KeyRecord { name: name.clone(), wrapped, cmk, state, created: Timestamp::EPOCH, retired: None })
         }
         async fn unwrap(&self, record: &KeyRecord) -> Result<Zeroizing<[u8; 32]>, SealError> {
+            // As over a network: others are at work meanwhile.
+            tokio::task::yield_now().await;
             if self.refusing.load(Ordering::Relaxed) {
                 return Err(SealError::Refused("denied".into()));
             }
@@ -358,17 +389,42 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn while_nobody_answers_keys_open_for_a_bounded_time_and_seal_without_one() {
+    async fn while_nobody_answers_keys_are_used_for_a_bounded_time_and_an_answer_is_sealed_without_one() {
         let (ring, clock) = ring();
         let sealing = ring.sealing("t", Family::Access, "c").await.expect("a key");
         let name = KeyName::parse(&sealing.id).expect("a name");
         ring.source.silent.store(true, Ordering::Relaxed);
         clock.0.store(659, Ordering::Relaxed);
         assert!(ring.opening(&name).await.is_ok());
+        assert!(ring.sealing("t", Family::Access, "c").await.is_ok());
         clock.0.store(661, Ordering::Relaxed);
         assert!(matches!(ring.opening(&name).await, Err(SealError::NoAnswer(_))));
-        assert_eq!(ring.sealing("t", Family::Access, "c").await.expect("the last one").id, sealing.id);
-        assert!(ring.sealing("t", Family::Access, "somebody-else-1").await.is_err(), "never had one");
+        assert!(matches!(ring.sealing("t", Family::Access, "c").await, Err(SealError::NoAnswer(_))));
+        assert_eq!(ring.at_hand("t", Family::Access, "c").expect("the last one").id, sealing.id);
+        assert!(ring.at_hand("t", Family::Refresh, "c").is_none(), "never had one");
+    }
+
+    #[tokio::test]
+    async fn after_a_question_without_an_answer_nobody_waits_for_another() {
+        let (ring, clock) = ring();
+        ring.source.silent.store(true, Ordering::Relaxed);
+        for n in 0..10 {
+            assert!(ring.sealing("t", Family::Access, &format!("c{n}")).await.is_err());
+        }
+        assert_eq!(ring.source.asked.load(Ordering::Relaxed), 1);
+        clock.0.store(5, Ordering::Relaxed);
+        assert!(ring.sealing("t", Family::Access, "c").await.is_err());
+        assert_eq!(ring.source.asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_refusal_does_not_take_away_what_an_answer_on_its_way_is_sealed_with() {
+        let (ring, clock) = ring();
+        ring.sealing("t", Family::Access, "c").await.expect("a key");
+        ring.source.refusing.store(true, Ordering::Relaxed);
+        clock.0.store(61, Ordering::Relaxed);
+        assert!(matches!(ring.sealing("t", Family::Access, "c").await, Err(SealError::Refused(_))));
+        assert!(ring.at_hand("t", Family::Access, "c").is_some());
     }
 
     #[tokio::test]

@@ -36,6 +36,7 @@ use crate::client::ClientId;
 use crate::item::{Action, Change, Item, Key, MEMBERS, Write, attr};
 use crate::metrics;
 use crate::record::Partition;
+use crate::secret::Secret;
 use crate::time::{Clock, Timestamp};
 
 /// The index over virtual shard and join stamp.
@@ -70,6 +71,19 @@ pub struct DynamoStore {
     vitals: Arc<Vitals>,
     clock: Arc<dyn Clock>,
 }
+
+/// A page of secrets.
+#[derive(Debug)]
+pub struct Secrets {
+    /// As they stand in the table.
+    pub secrets: Vec<Secret>,
+    /// Where the next page begins.
+    pub next: Option<Place>,
+}
+
+/// Where a page ended.
+#[derive(Debug)]
+pub struct Place(std::collections::HashMap<String, AttributeValue>);
 
 impl DynamoStore {
     /// A table behind a configured SDK client, which gets the timeouts and retries that the protocol is sized
@@ -246,6 +260,29 @@ impl DynamoStore {
         let lost = error::lost(canceled.cancellation_reasons(), writes)?;
         self.charge_lost(writes, &lost);
         Ok(Applied::Lost(lost))
+    }
+
+    /// A page of every secret in the table, whosever it is, strongly consistent. It reads the whole table: for an operator's
+    /// rare question.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub async fn scan_secrets(&self, after: Option<Place>) -> Result<Secrets, StoreError> {
+        let mut scan = self.client.scan().table_name(&self.table).consistent_read(true);
+        let mut names = Vec::new();
+        for (number, name) in attr::SECRETS.into_iter().enumerate() {
+            scan = scan.expression_attribute_names(format!("#{number}"), name);
+            names.push(format!("#{number}"));
+        }
+        let scan = scan
+            .projection_expression(names.join(", "))
+            .set_exclusive_start_key(after.map(|place| place.0))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total);
+        let page = scan.send().await.map_err(|error| self.fail(Failure::of(&error)))?;
+        self.charge_read(page.consumed_capacity.as_slice());
+        let texts = page.items().iter().flat_map(std::collections::HashMap::values);
+        let secrets = texts.filter_map(|value| value.as_s().ok()).map(|text| Secret::new(text.as_str()));
+        Ok(Secrets { secrets: secrets.collect(), next: page.last_evaluated_key.clone().map(Place) })
     }
 
     /// The items of ours under one partition key, strongly consistent.

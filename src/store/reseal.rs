@@ -4,7 +4,7 @@
 //! Each secret by itself, on the condition that it is still what was read: a refresh that comes between has written the
 //! new form already.
 
-use super::vault::{Vault, told, version_of};
+use super::vault::{Vault, told, version_attribute, version_of};
 use super::{Applied, Store, StoreError};
 use crate::client::ClientId;
 use crate::item::{Action, Assignment, Change, Condition, Item, Key, Value, attr};
@@ -53,7 +53,7 @@ impl<S: Store> Vault<S> {
             for (name, stored) in secrets(item) {
                 let counted = match self.another_form(&key, id, item, name, &stored).await? {
                     None => &mut resealed.kept,
-                    Some(next) => match self.raw().apply(&exchange(&key, name, &stored, next)).await? {
+                    Some(next) => match self.raw().apply(&exchange(&key, item, name, &stored, next)).await? {
                         Applied::Committed => &mut resealed.changed,
                         Applied::Lost(_) => &mut resealed.raced,
                     },
@@ -110,7 +110,12 @@ fn secrets(item: &Item) -> impl Iterator<Item = (&'static str, Secret)> {
     attr::SECRETS.into_iter().filter_map(stands)
 }
 
-fn exchange(key: &Key, name: &'static str, stored: &Secret, next: Secret) -> Change {
-    let still = Condition::Equals(name, Value::Secret(stored.clone()));
+/// On the condition that neither the secret nor its item's generation has moved: the new form speaks of both.
+fn exchange(key: &Key, item: &Item, name: &'static str, stored: &Secret, next: Secret) -> Change {
+    let version = version_attribute(key);
+    let still = Condition::All(vec![
+        Condition::Equals(name, Value::Secret(stored.clone())),
+        item.get(version).map_or(Condition::Lacks(version), |value| Condition::Equals(version, value.clone())),
+    ]);
     Change::one(key.clone(), still, Action::Update(vec![Assignment::Set(name, Value::Secret(next))]))
 }

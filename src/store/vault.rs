@@ -83,11 +83,30 @@ impl<S: Store> Vault<S> {
                 continue;
             }
             let place = Place { table: &self.table, client: id.as_str(), attribute: name, version };
-            let opened = self.keys.open(secret.expose(), &place).await;
-            let opened = opened.map_err(|error| told(&error, key, name))?;
-            *value = Value::Secret(opened.secret.sealed_as(secret.expose()));
+            match self.keys.open(secret.expose(), &place).await {
+                Ok(opened) => *value = Value::Secret(opened.secret.sealed_as(secret.expose())),
+                // Whoever repairs a client has to see it first. Sealed, it equals nothing that anybody gives.
+                Err(error) if self.role == Role::Operator => debug!(%error, %key, name, "it stays sealed"),
+                Err(error) => return Err(told(&error, key, name)),
+            }
         }
         Ok(())
+    }
+
+    /// "No" stays an answer where what stands there cannot be opened at once: sealed, it equals nothing.
+    fn open_at_hand(&self, key: &Key, item: &mut Item) {
+        let Some(id) = client_of(key) else { return };
+        let version = version_of(key, item);
+        for (name, value) in &mut item.0 {
+            let Value::Secret(secret) = value else { continue };
+            if Keys::is_sealed(secret.expose()) {
+                let place = Place { table: &self.table, client: id.as_str(), attribute: name, version };
+                match self.keys.open_at_hand(secret.expose(), &place) {
+                    Ok(opened) => *value = Value::Secret(opened.secret.sealed_as(secret.expose())),
+                    Err(error) => debug!(%error, %key, name, "what stands in the way stays sealed"),
+                }
+            }
+        }
     }
 
     async fn seal_change(&self, change: &Change) -> Result<Change, StoreError> {
@@ -166,11 +185,8 @@ impl<S: Store> Store for Vault<S> {
         let mut applied = self.store.apply(&sealed).await?;
         if let Applied::Lost(items) = &mut applied {
             for (write, item) in change.0.iter().zip(items) {
-                // "No" stays an answer where what stands there cannot be opened: sealed, it equals nothing.
-                if let Some(item) = item
-                    && let Err(error) = self.open_item(&write.key, item).await
-                {
-                    debug!(%error, "what stands in the way stays sealed");
+                if let Some(item) = item {
+                    self.open_at_hand(&write.key, item);
                 }
             }
         }
@@ -204,7 +220,7 @@ fn client_of(key: &Key) -> Option<&ClientId> {
 }
 
 /// What an item's writes are counted by.
-fn version_attribute(key: &Key) -> &'static str {
+pub(super) fn version_attribute(key: &Key) -> &'static str {
     match key {
         Key::Config(_) => attr::JN,
         _ => attr::TOK_GEN,
@@ -233,5 +249,5 @@ fn as_stored(condition: &Condition) -> Condition {
 
 pub(super) fn told(error: &SealError, key: &Key, name: &str) -> StoreError {
     let told = format!("{key}, {name}: {error}");
-    if error.is_transient() { StoreError::Unavailable(told) } else { StoreError::Refused(told) }
+    if error.is_transient() { StoreError::Unavailable(told) } else { StoreError::Unreadable(told) }
 }
