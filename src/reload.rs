@@ -41,14 +41,19 @@ impl Reloader {
         rests && self.seen != self.read
     }
 
-    /// Reads everything again. What is returned holds from now on.
+    /// Reads everything again, and has `check` judge what cannot be seen in the files alone. What is returned holds from
+    /// now on.
     ///
     /// # Errors
     /// What is wrong with the new configuration; then the old one holds.
-    pub fn read(&mut self) -> Result<(Changes, &Config), ConfigErrors> {
+    pub fn read(
+        &mut self,
+        check: impl Fn(&Config) -> Result<(), ConfigErrors>,
+    ) -> Result<(Changes, &Config), ConfigErrors> {
         self.read = self.sources.fingerprint();
         let new = Config::load(self.sources.clone())?;
         let (running, changes) = self.running.take(new)?;
+        check(&running.config)?;
         self.running = running;
         Ok((changes, &self.running.config))
     }
@@ -65,11 +70,13 @@ pub fn hangups() -> io::Result<Signal> {
     signal(SignalKind::hangup())
 }
 
-/// Reads the configuration at every signal and every change, and hands what is live of it to `apply`. Never ends.
+/// Reads the configuration at every signal and every change, and hands what is live of it to `apply`, unless `check` refuses
+/// it. Never ends.
 pub async fn watch(
     mut reloader: Reloader,
     mut hangups: Signal,
     clock: &dyn Clock,
+    check: impl Fn(&Config) -> Result<(), ConfigErrors>,
     mut apply: impl FnMut(&Config),
 ) {
     loop {
@@ -85,13 +92,18 @@ pub async fn watch(
             continue;
         }
         if asked || reloader.is_due() {
-            reload(&mut reloader, asked, &mut apply);
+            reload(&mut reloader, asked, &check, &mut apply);
         }
     }
 }
 
-fn reload(reloader: &mut Reloader, asked: bool, apply: &mut impl FnMut(&Config)) {
-    match reloader.read() {
+fn reload(
+    reloader: &mut Reloader,
+    asked: bool,
+    check: &impl Fn(&Config) -> Result<(), ConfigErrors>,
+    apply: &mut impl FnMut(&Config),
+) {
+    match reloader.read(check) {
         Ok((changes, _)) if changes.is_empty() && !asked => {}
         Ok((changes, _)) if changes.is_empty() => info!("asked to reload: nothing has changed"),
         Ok((changes, config)) => {
@@ -129,13 +141,13 @@ mod tests {
         write("[refresh]\nconcurrency = 4");
         assert!(!reloader.is_due(), "it may still be written");
         assert!(reloader.is_due());
-        let (changes, config) = reloader.read().expect("it is valid");
+        let (changes, config) = reloader.read(|_| Ok(())).expect("it is valid");
         assert_eq!((changes.live.len(), config.refresh.concurrency), (1, 4));
         assert!(!reloader.is_due() && !reloader.is_due());
 
         write("[refresh]\nconcurrency = \"many\"");
         assert!(!reloader.is_due() && reloader.is_due());
-        let errors = reloader.read().expect_err("it is not a number").to_string();
+        let errors = reloader.read(|_| Ok(())).expect_err("it is not a number").to_string();
         assert!(errors.contains("refresh.concurrency"), "{errors}");
         assert!(!reloader.is_due(), "it is complained about once");
         assert_eq!(reloader.running.config.refresh.concurrency, 4, "the old one stays");
@@ -143,6 +155,10 @@ mod tests {
         fs::write(folder.path().join("development.toml"), "[refresh]\nconcurrency = 5").expect("a file");
         write("");
         assert!(!reloader.is_due() && reloader.is_due());
-        assert_eq!(reloader.read().expect("valid again").1.refresh.concurrency, 5, "the profile's own file");
+        assert_eq!(
+            reloader.read(|_| Ok(())).expect("valid again").1.refresh.concurrency,
+            5,
+            "the profile's own file"
+        );
     }
 }

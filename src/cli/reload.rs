@@ -9,8 +9,9 @@ use tokio::task::JoinHandle;
 use tracing::error;
 
 use super::App;
-use crate::config::{Config, Loaded, Sources};
+use crate::config::{Config, ConfigError, ConfigErrors, Loaded, Sources};
 use crate::health::Limits;
+use crate::provider::HttpEndpoint;
 use crate::reload::{Reloader, hangups, watch};
 use crate::scheduler::Tuning;
 use crate::telemetry::Filter;
@@ -57,9 +58,24 @@ impl Reloads {
                 limited.send_replace(limits(config));
                 ordering.send_replace(Some(Arc::new(tuning(config))));
             };
-            watch(reloader, hangups, clock.as_ref(), apply).await;
+            watch(reloader, hangups, clock.as_ref(), check, apply).await;
         })
     }
+}
+
+/// As at the start: a provider to which no connection can be secured is refused, before anything is to be sent there.
+fn check(config: &Config) -> Result<(), ConfigErrors> {
+    let checked = config.providers.values().map(|provider| (provider, HttpEndpoint::check(provider)));
+    let wrong = checked.filter_map(|(provider, checked)| {
+        Some(ConfigError {
+            key: format!("providers.{}", provider.name),
+            problem: format!("{:#}", anyhow::Error::from(checked.err()?)),
+            remedy: "correct it, or remove it".to_owned(),
+            origin: None,
+        })
+    });
+    let wrong: Vec<_> = wrong.collect();
+    if wrong.is_empty() { Ok(()) } else { Err(ConfigErrors(wrong)) }
 }
 
 fn limits(config: &Config) -> Limits {

@@ -58,6 +58,11 @@ async fn a_provider_and_a_filter_come_while_it_runs_and_what_is_broken_or_unsafe
     daemon.signal("HUP");
     let refused = says(&daemon, "the new configuration is refused: the old one stays", 1).await;
     assert_eq!((&refused["alarm"], &refused["level"]), (&"reload".into(), &"ERROR".into()));
+    // So is a file of authorities that is not there: seen before anything is sent to its provider.
+    deployment.configure(&with.replacen("token_url", "ca_file = \"nowhere.pem\"\ntoken_url", 1));
+    daemon.signal("HUP");
+    let refused = says(&daemon, "the new configuration is refused: the old one stays", 2).await;
+    assert!(refused["errors"].as_str().is_some_and(|text| text.contains("nowhere.pem")), "{refused}");
     let before = tok_gen(&store, "acme").await;
     wait_until(SOON, "it goes on", async || tok_gen(&store, "acme").await > before).await;
 
