@@ -195,7 +195,7 @@ async fn every_fault_of_a_token_endpoint_ends_as_the_protocol_says() {
         let told = if code == 302 { "redirect_302" } else { "redirect_307" };
         cases.push(case(name, fault, told, Failed, (1, 0)));
     }
-    cases.push(case("tls", json!(null), "connect", Failed, (0, 0)).at("tls"));
+    cases.push(case("tls", json!(null), "tls", Failed, (0, 0)).at("tls"));
     cases.push(case("nobody", json!(null), "connect", Failed, (0, 0)).at("nobody"));
 
     let world = World::new(&cases).await;
