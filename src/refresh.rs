@@ -175,7 +175,10 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                 return self.set_aside(&held, known, "malformed_item").await;
             }
             Err(Unread::Sealed(why)) => {
-                error!(alarm = "unreadable_secret", why, "nothing was sent: see `perennial seal status` and `keys list`");
+                error!(
+                    alarm = "unreadable_secret",
+                    why, "nothing was sent: see `perennial seal status` and `keys list`"
+                );
                 return self.set_aside(&held, known, "unreadable_secret").await;
             }
         };

@@ -22,6 +22,8 @@ pub struct Reloader {
     running: Loaded,
     /// What was last read, whatever became of it.
     read: Fingerprint,
+    /// What is running.
+    taken: Fingerprint,
     /// What stood there at the last look.
     seen: Fingerprint,
 }
@@ -30,7 +32,7 @@ impl Reloader {
     /// `running` was read from `sources`.
     pub fn new(sources: Sources, running: Loaded) -> Self {
         let read = sources.fingerprint();
-        Self { sources, running, seen: read.clone(), read }
+        Self { sources, running, seen: read.clone(), taken: read.clone(), read }
     }
 
     /// Whether the files have changed since they were last read, and rest.
@@ -51,10 +53,12 @@ impl Reloader {
         check: impl Fn(&Config) -> Result<(), ConfigErrors>,
     ) -> Result<(Changes, &Config), ConfigErrors> {
         self.read = self.sources.fingerprint();
+        self.sources.missing_since(&self.taken)?;
         let new = Config::load(self.sources.clone())?;
         let (running, changes) = self.running.take(new)?;
         check(&running.config)?;
         self.running = running;
+        self.taken = self.read.clone();
         Ok((changes, &self.running.config))
     }
 }
@@ -150,6 +154,14 @@ mod tests {
         let errors = reloader.read(|_| Ok(())).expect_err("it is not a number").to_string();
         assert!(errors.contains("refresh.concurrency"), "{errors}");
         assert!(!reloader.is_due(), "it is complained about once");
+
+        fs::remove_file(&file).expect("it is there");
+        assert!(!reloader.is_due() && reloader.is_due());
+        let errors = reloader.read(|_| Ok(())).expect_err("without it all would be defaults").to_string();
+        assert!(errors.contains("put the file back"), "{errors}");
+        write("[refresh]\nconcurrency = 5");
+        assert!(!reloader.is_due() && reloader.is_due());
+        assert_eq!(reloader.read(|_| Ok(())).expect("it is back").1.refresh.concurrency, 5);
         assert_eq!(reloader.running.config.refresh.concurrency, 4, "the old one stays");
 
         fs::write(folder.path().join("development.toml"), "[refresh]\nconcurrency = 5").expect("a file");

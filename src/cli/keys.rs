@@ -213,7 +213,9 @@ fn may_be_destroyed(app: &App, key: &KeyRecord) -> Result<(), String> {
     let retired = key.retired.ok_or("it has only now been retired")?;
     let at = retired.plus(least);
     if app.clock().now() < at {
-        return Err(format!("daemons may seal with it until {at} (sealing.fresh + sealing.stale + refresh.lease)"));
+        return Err(format!(
+            "daemons may seal with it until {at} (sealing.fresh + sealing.stale + refresh.lease)"
+        ));
     }
     Ok(())
 }

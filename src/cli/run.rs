@@ -73,7 +73,7 @@ impl Run {
             self.run_once(parts, config, shutdown, meter).await
         } else {
             let reloads = Reloads::listen(app, filter)?;
-            daemon(parts, config, shutdown, meter, ecs, reloads).await
+            Box::pin(daemon(parts, config, shutdown, meter, ecs, reloads)).await
         }
     }
 

@@ -160,7 +160,6 @@ mod tests {
         2002:808:808::1";
 
     #[test]
-    #[expect(clippy::too_many_lines, reason = "a list of addresses")]
     fn what_is_not_public_is_not_reached() {
         let nothing_named = Outbound::default();
         for refused in REFUSED.split_whitespace() {

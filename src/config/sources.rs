@@ -8,7 +8,7 @@ use ::config::{FileFormat, Map, Source, Value, ValueKind};
 
 use sha2::{Digest as _, Sha256};
 
-use super::error::{ConfigError, Origin};
+use super::error::{ConfigError, ConfigErrors, Origin};
 use super::schema::{self, Place};
 use crate::secret::Secret;
 
@@ -71,6 +71,26 @@ impl Sources {
         };
         let digest = |file: &PathBuf| std::fs::read(file).ok().map(|text| Sha256::digest(text).to_vec());
         Fingerprint(files.iter().map(digest).collect())
+    }
+
+    /// Whether what was read then is still there: a file that is missing for a moment is no configuration without it.
+    ///
+    /// # Errors
+    /// Where a file is gone, or cannot be read any more.
+    pub fn missing_since(&self, read: &Fingerprint) -> Result<(), ConfigErrors> {
+        let now = self.fingerprint();
+        let gone = now.0.len() != read.0.len()
+            || read.0.iter().zip(&now.0).any(|(then, now)| then.is_some() && now.is_none());
+        if !gone {
+            return Ok(());
+        }
+        let path = self.path().unwrap_or_default();
+        Err(ConfigErrors(vec![ConfigError {
+            key: path.display().to_string(),
+            problem: "is not all there any more, or cannot be read".to_owned(),
+            remedy: "put the file back; to do without it, restart".to_owned(),
+            origin: None,
+        }]))
     }
 
     /// Where the task's metadata are served on Amazon ECS (version 4).

@@ -190,7 +190,8 @@ fn adopt(
         return Err(Refusal::NeedsRefreshToken(client.id.clone()));
     }
     // Written again as it is: what is sealed speaks of its generation.
-    let again = found.access_token.clone().map(|token| Assignment::Set(attr::ACCESS_TOKEN, Value::Secret(token)));
+    let again =
+        found.access_token.clone().map(|token| Assignment::Set(attr::ACCESS_TOKEN, Value::Secret(token)));
     let mut assignments = vec![
         Assignment::Set(attr::TOK_GEN, Value::N(generation.0)),
         Assignment::Set(attr::BND, Value::S(binding.0.clone())),

@@ -366,5 +366,9 @@ where
         SdkError::ServiceError(context) => context.err().code(),
         _ => None,
     };
-    if code.is_some_and(|code| FINAL.contains(&code)) { SealError::Refused(told) } else { SealError::NoAnswer(told) }
+    if code.is_some_and(|code| FINAL.contains(&code)) {
+        SealError::Refused(told)
+    } else {
+        SealError::NoAnswer(told)
+    }
 }

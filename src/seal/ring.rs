@@ -345,7 +345,14 @@ mod tests {
                 return Err(SealError::NoAnswer("silent".into()));
             }
             let (wrapped, cmk, state) = (vec![1], "cmk".to_owned(), KeyState::Active);
-            Ok(KeyRecord { name: name.clone(), wrapped, cmk, state, created: Timestamp::EPOCH, retired: None })
+            Ok(KeyRecord {
+                name: name.clone(),
+                wrapped,
+                cmk,
+                state,
+                created: Timestamp::EPOCH,
+                retired: None,
+            })
         }
         async fn unwrap(&self, record: &KeyRecord) -> Result<Zeroizing<[u8; 32]>, SealError> {
             // As over a network: others are at work meanwhile.

@@ -115,7 +115,8 @@ fn exchange(key: &Key, item: &Item, name: &'static str, stored: &Secret, next: S
     let version = version_attribute(key);
     let still = Condition::All(vec![
         Condition::Equals(name, Value::Secret(stored.clone())),
-        item.get(version).map_or(Condition::Lacks(version), |value| Condition::Equals(version, value.clone())),
+        item.get(version)
+            .map_or(Condition::Lacks(version), |value| Condition::Equals(version, value.clone())),
     ]);
     Change::one(key.clone(), still, Action::Update(vec![Assignment::Set(name, Value::Secret(next))]))
 }

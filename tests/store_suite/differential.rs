@@ -82,6 +82,7 @@ fn told(outcome: Result<Applied, StoreError>) -> Result<Applied, &'static str> {
         StoreError::Conflict(_) => "conflict",
         StoreError::Unavailable(_) => "unavailable",
         StoreError::Refused(_) => "refused",
+        StoreError::Unreadable(_) => "unreadable",
     })
 }
 
