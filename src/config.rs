@@ -244,6 +244,8 @@ pub struct Spill {
 pub struct Sealing {
     /// What seals new secrets in the table.
     pub mode: SealingMode,
+    /// The table's name in what is sealed.
+    pub name: String,
     /// The table of wrapped keys.
     pub key_table: String,
     /// The customer master key of new ones.

@@ -154,15 +154,15 @@ mod tests {
         let errors = reloader.read(|_| Ok(())).expect_err("it is not a number").to_string();
         assert!(errors.contains("refresh.concurrency"), "{errors}");
         assert!(!reloader.is_due(), "it is complained about once");
+        assert_eq!(reloader.running.config.refresh.concurrency, 4, "the old one stays");
 
         fs::remove_file(&file).expect("it is there");
         assert!(!reloader.is_due() && reloader.is_due());
         let errors = reloader.read(|_| Ok(())).expect_err("without it all would be defaults").to_string();
         assert!(errors.contains("put the file back"), "{errors}");
-        write("[refresh]\nconcurrency = 5");
+        write("[refresh]\nconcurrency = 4");
         assert!(!reloader.is_due() && reloader.is_due());
-        assert_eq!(reloader.read(|_| Ok(())).expect("it is back").1.refresh.concurrency, 5);
-        assert_eq!(reloader.running.config.refresh.concurrency, 4, "the old one stays");
+        assert_eq!(reloader.read(|_| Ok(())).expect("it is back").1.refresh.concurrency, 4);
 
         fs::write(folder.path().join("development.toml"), "[refresh]\nconcurrency = 5").expect("a file");
         write("");

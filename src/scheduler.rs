@@ -260,6 +260,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             self.pulse.busy_with(self.gate.running());
         }
         self.name_abandoned();
+        self.take_last_census();
         Summary { tally: self.pulse.tally(), ..self.summary }
     }
 

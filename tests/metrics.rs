@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use perennial::metrics::{self, Kind};
 use support::numbers::{Datapoint, datapoints, labels, scrape, wait_for_datapoint};
-use support::{Auth, Deployment, DynamoLocal, NewClient, StrictProvider, health_url, wait_until};
+use support::{Auth, Deployment, DynamoLocal, NewClient, StrictProvider, health_url, snapshot, wait_until};
 
 const SECRET: &str = "canary-client-secret";
 const SOON: Duration = Duration::from_secs(30);
@@ -164,4 +164,25 @@ async fn a_run_that_ends_writes_its_metrics_before_its_summary() {
     let refreshed =
         points.iter().filter(|p| p.name == "Refreshes" && p.dimensions == outcome).map(Datapoint::sum);
     assert_eq!(refreshed.sum::<f64>(), 2.0);
+}
+
+/// The clients are counted at its end, not as it found them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_tells_how_it_leaves_the_clients() {
+    let (provider, deployment) = deployment(2).await;
+    let spent =
+        snapshot(&deployment.store().await, "client-0").await.token.and_then(|token| token.refresh_token);
+    provider.revoke(spent.expect("it was imported").expose()).await;
+    let output = deployment.run_with(&["run", "--once"], &SERVED[2..]);
+    assert_eq!(output.status.code(), Some(1), "one failed");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let (lines, _) = text.trim_end().rsplit_once('\n').expect("metrics and a summary");
+    let points: Vec<_> = lines.lines().flat_map(datapoints).collect();
+    let last = |state: &str| {
+        let of_state =
+            points.iter().filter(|p| p.name == "Clients" && p.dimensions == labels(&[("state", state)]));
+        of_state.last().map(Datapoint::maximum)
+    };
+    assert_eq!((last("dead"), last("idle"), last("in_doubt")), (Some(1.0), Some(1.0), Some(0.0)));
+    assert!(points.iter().any(|point| point.name == "ClockSkew"));
 }

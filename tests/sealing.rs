@@ -305,3 +305,27 @@ async fn a_table_of_keys_that_is_there_already_gets_its_backups() {
     let status = found.and_then(|found| found.point_in_time_recovery_status).expect("a status");
     assert_eq!(status.as_str(), "ENABLED");
 }
+
+/// A backup is restored under another name; what is sealed speaks of the former one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_was_restored_under_another_name_opens_under_its_former_one() {
+    let world = World::new("kms").await;
+    world.register().await;
+    let daemon = world.deployment.daemon().await;
+    wait_until(SOON, "all have a token", async || world.all_are_live().await).await;
+    stop(&daemon);
+    let (client, former) = (DynamoLocal::shared().await.client(), world.deployment.table_name());
+    let restored = DynamoLocal::fresh_table_name();
+    let elsewhere = [("PERENNIAL__STORE__TABLE", restored.as_str()), ("PERENNIAL__SEALING__MODE", "kms")];
+    world.deployment.ok_with(&["table", "create"], &elsewhere);
+    let items = client.scan().table_name(former).send().await.expect("a scan").items.unwrap_or_default();
+    for item in items.into_iter().filter(|item| item["PK"].as_s().is_ok_and(|pk| pk.starts_with("CLIENT#"))) {
+        client.put_item().table_name(&restored).set_item(Some(item)).send().await.expect("copied");
+    }
+    let lost = world.deployment.run_with(&["get", "one"], &elsewhere);
+    assert!(String::from_utf8_lossy(&lost.stderr).contains("`tbl`"), "{lost:?}");
+    let named = [&elsewhere[..], &[("PERENNIAL__SEALING__NAME", former)]].concat();
+    let token = world.deployment.ok_with(&["get", "one"], &named);
+    assert!(world.provider.is_active(token.trim()).await);
+    world.deployment.ok_with(&["clients", "pause", "--all"], &elsewhere);
+}

@@ -49,7 +49,7 @@ impl Get {
                 if self.json {
                     self.print_json(token, access, now)?
                 } else {
-                    output::line(access.expose())?
+                    output::raw(format!("{}\n", access.expose()).as_bytes())?
                 }
                 Ok(ExitCode::SUCCESS)
             }

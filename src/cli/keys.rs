@@ -89,11 +89,11 @@ async fn init(app: &App, keys: &KmsKeys) -> anyhow::Result<()> {
     {
         output::note(format_args!("table {} is ready", keys.table()));
     }
-    let records = keys.list(&store.table).await?;
+    let records = keys.list(&config.sealing.name).await?;
     let series: Vec<Series> = Family::ALL
         .into_iter()
         .flat_map(|family| (0..config.sealing.shards).map(move |shard| (family, shard)))
-        .map(|(family, shard)| Series { table: store.table.clone(), family, shard })
+        .map(|(family, shard)| Series { table: config.sealing.name.clone(), family, shard })
         .collect();
     let (mut created, total) = (0, series.len());
     let mut progress = Progress::new("keys", total);
@@ -111,7 +111,7 @@ async fn init(app: &App, keys: &KmsKeys) -> anyhow::Result<()> {
 }
 
 async fn list(app: &App, keys: &KmsKeys, options: &List) -> anyhow::Result<()> {
-    for record in keys.list(&app.config().store.table).await? {
+    for record in keys.list(&app.config().sealing.name).await? {
         if options.json {
             output::json(&object(&record, false))?;
         } else {
@@ -125,7 +125,7 @@ async fn list(app: &App, keys: &KmsKeys, options: &List) -> anyhow::Result<()> {
 async fn rotate(app: &App, keys: &KmsKeys) -> anyhow::Result<()> {
     let cmk = master_key(app)?;
     let mut youngest: BTreeMap<Series, u32> = BTreeMap::new();
-    let records = keys.list(&app.config().store.table).await?;
+    let records = keys.list(&app.config().sealing.name).await?;
     for record in &records {
         let version = youngest.entry(record.name.series.clone()).or_default();
         *version = record.name.version.max(*version);
@@ -157,7 +157,7 @@ async fn rotate(app: &App, keys: &KmsKeys) -> anyhow::Result<()> {
 }
 
 async fn retire(app: &App, keys: &KmsKeys, options: &Retire) -> anyhow::Result<ExitCode> {
-    let table = &app.config().store.table;
+    let table = &app.config().sealing.name;
     let name = KeyName::parse(&options.key).filter(|name| name.series.table == *table);
     let name = name.ok_or_else(|| {
         UsageError(format!(
@@ -223,7 +223,7 @@ fn may_be_destroyed(app: &App, key: &KeyRecord) -> Result<(), String> {
 async fn export(app: &App, keys: &KmsKeys, options: &Export) -> anyhow::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    let records = keys.list(&app.config().store.table).await?;
+    let records = keys.list(&app.config().sealing.name).await?;
     let lines: String = records.iter().map(|record| format!("{}\n", object(record, true))).collect();
     let Some(path) = &options.out else { return output::raw(lines.as_bytes()) };
     let mut opening = std::fs::OpenOptions::new();

@@ -216,7 +216,7 @@ impl App {
     /// The same, for whoever does something else.
     async fn store_for(&self, role: Role) -> anyhow::Result<DynamoVault> {
         let (store, keys) = (self.raw_store().await?, Arc::new(sealing::keys(self).await?));
-        Ok(Vault::new(store, &self.config().store.table, keys, self.clock(), role))
+        Ok(Vault::new(store, &self.config().sealing.name, keys, self.clock(), role))
     }
 
     async fn raw_store(&self) -> anyhow::Result<DynamoStore> {

@@ -14,7 +14,23 @@ pub(super) struct Closed;
 
 /// Prints a line of the result.
 pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
-    raw(format!("{text}\n").as_bytes())
+    raw(format!("{}\n", harmless(&text.to_string())).as_bytes())
+}
+
+/// A text that a terminal shows and does not obey: whatever comes from the table may have been written by another tool.
+/// Control characters and those that turn the direction of writing are spelt out, as `\u{1b}`.
+fn harmless(text: &str) -> String {
+    let mut spelt = String::with_capacity(text.len());
+    for char in text.chars() {
+        let turns =
+            matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if turns || (char.is_control() && !matches!(char, '\n' | '\t')) {
+            spelt.extend(char.escape_unicode());
+        } else {
+            spelt.push(char);
+        }
+    }
+    spelt
 }
 
 /// Prints a part of the result as it is.
@@ -38,13 +54,13 @@ pub(super) fn told(text: impl Display) {
 
 /// Prints a line of the result as JSON.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    line(serde_json::to_string(value)?)
+    raw(format!("{}\n", serde_json::to_string(value)?).as_bytes())
 }
 
 /// Prints a message.
 pub(super) fn note(text: impl Display) {
     // Without a stderr there is nobody to tell.
-    drop(writeln!(io::stderr().lock(), "{text}"));
+    drop(writeln!(io::stderr().lock(), "{}", harmless(&text.to_string())));
 }
 
 /// Asks on the terminal; none where there is none.
@@ -59,4 +75,16 @@ pub(super) fn ask(question: &str) -> io::Result<Option<String>> {
     let mut answer = String::new();
     stdin.lock().read_line(&mut answer)?;
     Ok(Some(answer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::harmless;
+
+    #[test]
+    fn a_terminal_is_told_nothing_by_the_table() {
+        assert_eq!(harmless("\u{1b}]0;owned\u{7} and \u{9b}2J"), "\\u{1b}]0;owned\\u{7} and \\u{9b}2J");
+        assert_eq!(harmless("\u{202e}gpj.exe"), "\\u{202e}gpj.exe");
+        assert_eq!(harmless("two\tcells\nand an é"), "two\tcells\nand an é");
+    }
 }

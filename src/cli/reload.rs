@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::Context as _;
 use tokio::signal::unix::Signal;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -12,7 +11,7 @@ use super::App;
 use crate::config::{Config, ConfigError, ConfigErrors, Loaded, Sources};
 use crate::health::Limits;
 use crate::provider::HttpEndpoint;
-use crate::reload::{Reloader, hangups, watch};
+use crate::reload::{Reloader, watch};
 use crate::scheduler::Tuning;
 use crate::telemetry::Filter;
 use crate::time::Clock;
@@ -30,15 +29,15 @@ pub(super) struct Reloads {
 }
 
 impl Reloads {
-    /// From now on SIGHUP does not end the process.
-    pub(super) fn listen(app: &App, filter: Filter) -> anyhow::Result<Self> {
-        Ok(Self {
+    /// Nothing is read yet.
+    pub(super) fn new(app: &App, filter: Filter, hangups: Signal) -> Self {
+        Self {
             sources: app.sources().clone(),
             running: app.loaded.clone(),
-            hangups: hangups().context("installing the handler of SIGHUP")?,
+            hangups,
             filter,
             limits: watch::channel(limits(app.config())).0,
-        })
+        }
     }
 
     /// For health checks.

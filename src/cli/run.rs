@@ -21,9 +21,11 @@ use crate::entropy::Entropy;
 use crate::fleet::{self, Census, Listing, Task};
 use crate::health::{self, Health, Limits};
 use crate::maintenance::{Calendar, Chore, Maintenance, Overdue};
+use crate::metrics;
 use crate::provider::{HttpEndpoint, HttpSettings};
 use crate::record::Tally;
 use crate::refresh::{Policy, Refresher};
+use crate::reload::hangups;
 use crate::scheduler::{Once, Parts, Scheduler, Settings, Summary};
 use crate::shutdown::Shutdown;
 use crate::spill::{Spill, replay_all};
@@ -62,6 +64,8 @@ impl Run {
         let Logs { lines, filter } = telemetry::init(&config.log)?;
         let meter = Meter::install(&config.metrics, lines)?;
         let shutdown = Shutdown::listen().context("installing signal handlers")?;
+        // Of a run that ends nothing is read again, but it must not be ended by a terminal that goes away.
+        let hangups = hangups().context("installing the handler of SIGHUP")?;
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
         let ecs = Ecs::detect(app);
@@ -72,7 +76,7 @@ impl Run {
         if self.once {
             self.run_once(parts, config, shutdown, meter).await
         } else {
-            let reloads = Reloads::listen(app, filter)?;
+            let reloads = Reloads::new(app, filter, hangups);
             Box::pin(daemon(parts, config, shutdown, meter, ecs, reloads)).await
         }
     }
@@ -133,7 +137,8 @@ impl Run {
         let (sender, commands) = mpsc::channel(CHANNEL);
         let mut listing = Listing::new(Arc::clone(&parts.store), Arc::clone(&parts.clock), sender);
         let (_, permit) = watch::channel(Moment::MAX);
-        let metering = meter.start(Arc::clone(&parts.clock), || {});
+        let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
+        let metering = meter.start(Arc::clone(&clock), || {});
         let scheduler = Scheduler::new(parts, permit);
         let (drain, now) = (shutdown.drain.clone(), shutdown.now.clone());
         let patience = config.shutdown.timeout;
@@ -149,6 +154,8 @@ impl Run {
         let census = census.context("listing the clients")?;
         let interrupted = shutdown.drain.is_cancelled();
         metering.abort();
+        let skew = Duration::from_millis(store.vitals().skew_ms(clock.as_ref()).unsigned_abs());
+        metrics::CLOCK_SKEW.set(&[], skew.as_secs_f64());
         meter.finish();
         self.print(&summary, &census, interrupted)?;
         let clean = summary.unfinished.is_empty() && census.skipped == 0 && !interrupted;

@@ -223,9 +223,11 @@ fn spill(r: &mut Reader, sealing: &Sealing) -> Spill {
 }
 
 fn sealing(r: &mut Reader, store: &Store, profile: Profile) -> Sealing {
+    let name = r.text_or("sealing.name", &store.table);
     let sealing = Sealing {
         mode: r.choice("sealing.mode"),
-        key_table: r.text_or("sealing.key_table", &format!("{}-keys", store.table)),
+        key_table: r.text_or("sealing.key_table", &format!("{name}-keys")),
+        name,
         kms_key: r.optional_text("sealing.kms_key"),
         kms_endpoint: r.optional_url("sealing.kms_endpoint"),
         shards: r.integer("sealing.shards"),

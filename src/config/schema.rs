@@ -460,9 +460,16 @@ pub(super) static KEYS: &[Key] = &[
          wraps. Whatever it is, everything opens for which there is a key.",
     ),
     key(
+        "sealing.name",
+        Kind::Text("a DynamoDB table name: 3 to 255 characters of A-Z a-z 0-9 _ . -", check::table),
+        Follows("store.table"),
+        "The table's name as it stands in what is sealed and in the keys' names. On a table that was restored under another \
+         name: the former one.",
+    ),
+    key(
         "sealing.key_table",
         Kind::Text("a DynamoDB table name: 3 to 255 characters of A-Z a-z 0-9 _ . -", check::table),
-        Follows("store.table and `-keys`"),
+        Follows("sealing.name and `-keys`"),
         "The table of wrapped keys, which `perennial keys init` makes.",
     ),
     key(

@@ -20,6 +20,9 @@ const DEFAULT_DIRECTORY: &str = "config";
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fingerprint(Vec<Option<Vec<u8>>>);
 
+/// No configuration is larger, in bytes.
+const LARGEST: u64 = 1 << 20;
+
 /// What a configuration is read from. Nothing else in this crate reads the environment.
 ///
 /// `Debug` names no variable and shows no value: an environment holds secrets.
@@ -69,7 +72,12 @@ impl Sources {
         } else {
             vec![path]
         };
-        let digest = |file: &PathBuf| std::fs::read(file).ok().map(|text| Sha256::digest(text).to_vec());
+        // Anything but a regular file may never end, or never begin.
+        let read = |file: &PathBuf| {
+            let found = std::fs::metadata(file).ok()?;
+            (found.is_file() && found.len() <= LARGEST).then(|| std::fs::read(file).ok()).flatten()
+        };
+        let digest = |file: &PathBuf| read(file).map(|text| Sha256::digest(text).to_vec());
         Fingerprint(files.iter().map(digest).collect())
     }
 

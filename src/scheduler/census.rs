@@ -19,6 +19,12 @@ use crate::time::{Moment, Timestamp};
 const LONGEST_LIFETIME_MS: i64 = 30 * 86_400_000;
 
 impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
+    /// Counts the clients a last time, whenever that was done before: a run that ends tells how it leaves them.
+    pub(super) fn take_last_census(&mut self) {
+        self.counted = None;
+        self.take_census(self.clock.now(), self.clock.moment());
+    }
+
     /// Counts the clients where it is time to.
     pub(super) fn take_census(&mut self, now: Timestamp, moment: Moment) {
         let Some(interval) = self.settings.census else { return };

@@ -38,12 +38,15 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             self.gate.ended(&pass, report.reply.as_ref(), moment, unit);
         }
         self.count(&id, &report.outcome);
-        if self.dismiss(slot) || self.ends_with(&report.outcome) {
+        if self.dismiss(slot) {
             return;
         }
         let learnt = report.known.is_some();
         if let (Some(place), Some(known)) = (self.place_mut(slot), report.known) {
             place.known = known;
+        }
+        if self.ends_with(&report.outcome) {
+            return;
         }
         match report.outcome {
             _ if stale => self.look(slot),

@@ -2,6 +2,7 @@
 //! needs a restart is named.
 
 use std::fs;
+use std::process::Stdio;
 
 use serde_json::Value;
 
@@ -101,4 +102,31 @@ async fn without_a_file_a_hangup_ends_nothing_and_says_so() {
     assert!(!daemon.has_ended());
     daemon.signal("TERM");
     assert_eq!(daemon.exit_code(SOON).await, 0);
+}
+
+/// A terminal that goes away sends SIGHUP: what is in flight may hold the only copy of a grant.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_is_not_ended_by_a_hangup() {
+    let (provider, settings) = provider(&["--latency-ms", "1500"]).await;
+    let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
+    register(&deployment, &provider, &["acme", "beta"]).await;
+    let child = deployment.command(&["run", "--once"]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let child = child.expect("the binary is built");
+    wait_until(SOON, "they are in flight", async || provider.stats().await.token_requests == 2).await;
+    let sent = std::process::Command::new("kill").args(["-HUP", &child.id().to_string()]).status();
+    assert!(sent.is_ok_and(|status| status.success()));
+    let output = tokio::task::spawn_blocking(move || child.wait_with_output())
+        .await
+        .expect("no panic")
+        .expect("it ends");
+    let told = String::from_utf8(output.stdout).expect("text");
+    assert!(
+        output.status.success() && told.ends_with("refreshed=2 failed=0 skipped=0\n"),
+        "{:?}: {told}",
+        output.status
+    );
+    let store = deployment.store().await;
+    for id in ["acme", "beta"] {
+        assert!(is_live(&store, &provider, id).await, "{id}");
+    }
 }
