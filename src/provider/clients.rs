@@ -150,3 +150,56 @@ fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a
     }
     None
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn of_an_answer_only_what_is_admissible_is_tried() {
+        let answer = |addresses: &[&str]| {
+            let addresses: Vec<SocketAddr> =
+                addresses.iter().map(|address| address.parse().expect("an address")).collect();
+            admitted(addresses.into_iter(), &Outbound::default())
+        };
+        let mixed = answer(&["10.0.0.1:0", "1.1.1.1:0", "[fd00:ec2::254]:0", "[2606:4700::1111]:0"]);
+        let left = mixed.expect("two are public").iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(left, ["1.1.1.1:0", "[2606:4700::1111]:0"]);
+        assert!(answer(&["169.254.169.254:0", "[::ffff:127.0.0.1]:0"]).is_err());
+    }
+
+    /// As a name that its owner has lead to this machine: spelt, nothing is wrong with it.
+    #[tokio::test]
+    async fn a_name_that_leads_to_a_forbidden_address_is_not_connected_to() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        listener.set_nonblocking(true).expect("a socket");
+        let url = format!("http://localhost:{}/", listener.local_addr().expect("it is bound").port());
+        let clients = Clients::new(Duration::from_secs(5));
+        let way = |loopback| Way {
+            outbound: Arc::new(Outbound { loopback, ..Outbound::default() }),
+            pooled: false,
+            proxied: false,
+        };
+        let client = clients.make(&way(false)).expect("TLS");
+        let bound = Duration::from_secs(10);
+        let refused =
+            tokio::time::timeout(bound, client.get(&url).send()).await.expect("nobody is waited for");
+        let error = refused.expect_err("it leads to loopback");
+        assert_eq!(unsent_or_unknown(&error), Reply::NotSent(FORBIDDEN.into()));
+        let nobody = listener.accept().expect_err("no connection");
+        assert_eq!(nobody.kind(), io::ErrorKind::WouldBlock);
+
+        // The same is connected to where it is allowed.
+        let client = clients.make(&way(true)).expect("TLS");
+        let asking = tokio::spawn(client.get(&url).send());
+        let connected = async {
+            while listener.accept().is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(bound, connected).await.expect("a connection");
+        asking.abort();
+    }
+}

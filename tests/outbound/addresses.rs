@@ -13,7 +13,7 @@ async fn provider() -> StrictProvider {
 async fn a_provider_on_loopback_is_not_asked_under_the_production_profile() {
     let provider = provider().await;
     let by_address = provider.token_url();
-    // The one is refused by its spelling, the other by what the resolver finds.
+    // Both by their spelling. A name that gives nothing away is in the tests of `provider`.
     let by_name = by_address.replace("127.0.0.1", "localhost");
     let local = DynamoLocal::shared().await;
     let settings = format!("[providers.near]\ntoken_url = \"{by_address}\"\n");
