@@ -179,9 +179,9 @@ async fn a_run_that_ends_tells_how_it_leaves_the_clients() {
     let (lines, _) = text.trim_end().rsplit_once('\n').expect("metrics and a summary");
     let points: Vec<_> = lines.lines().flat_map(datapoints).collect();
     let last = |state: &str| {
-        let of_state =
+        let mut of_state =
             points.iter().filter(|p| p.name == "Clients" && p.dimensions == labels(&[("state", state)]));
-        of_state.last().map(Datapoint::maximum)
+        of_state.next_back().map(Datapoint::maximum)
     };
     assert_eq!((last("dead"), last("idle"), last("in_doubt")), (Some(1.0), Some(1.0), Some(0.0)));
     assert!(points.iter().any(|point| point.name == "ClockSkew"));
