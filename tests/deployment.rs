@@ -189,6 +189,28 @@ fn a_restored_table_takes_the_place_of_the_stacks_own() {
     }
 }
 
+/// A removed stack, or a first one that failed, leaves its table and its key: the next one takes both.
+#[test]
+fn a_kept_table_is_taken_over_with_its_key() {
+    const KEY: &str = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555";
+    let key = format!("ExistingKeyArn={KEY}");
+    let parameters = ["ExistingTableName=client-credentials", key.as_str()];
+    let stack = Stack::emulate(&[&parameters[..], &EVERYTHING[..]].concat());
+    assert_eq!((stack.count("AWS::KMS::Key"), stack.count("AWS::DynamoDB::Table")), (0, 0));
+    assert_eq!(stack.0["outputs"]["KeyArn"], KEY);
+    for (action, resources) in stack.grants().iter().filter(|(action, _)| action.starts_with("kms:")) {
+        assert_eq!(resources, &[KEY], "{action}");
+    }
+    for container in ["table", "perennial"] {
+        let named = ("PERENNIAL__STORE__KMS_KEY".to_owned(), KEY.to_owned());
+        assert!(stack.environment(container).contains(&named), "{container}");
+    }
+    assert_eq!(stack.only("AWS::SNS::Topic")["KmsMasterKeyId"], KEY);
+    assert_eq!(stack.only("AWS::Logs::LogGroup")["KmsKeyId"], KEY);
+    let bucket = &stack.only("AWS::S3::Bucket")["BucketEncryption"]["ServerSideEncryptionConfiguration"];
+    assert_eq!(bucket[0]["ServerSideEncryptionByDefault"]["KMSMasterKeyID"], KEY);
+}
+
 #[test]
 fn the_task_is_locked_down_and_has_time_to_drain() {
     let stack = Stack::emulate(&EVERYTHING);
