@@ -124,7 +124,6 @@ fn the_stack_is_created_in_each_of_its_forms() {
     let run = scheduled.container("perennial");
     assert_eq!(words(&run["Command"]), ["run", "--once"]);
     assert!(run["HealthCheck"].is_null(), "a run that ends answers no health check");
-    assert!(!scheduled.of_type("AWS::CloudWatch::Alarm").contains_key("NoReadyTask"));
     let everything = Stack::emulate(&EVERYTHING);
     assert_eq!((everything.count("AWS::S3::Bucket"), everything.count("AWS::SNS::Subscription")), (1, 1));
     // Two gateways; logs, two of the registry, and the one for the sealing key's secret.
@@ -143,6 +142,7 @@ fn the_stack_is_created_in_each_of_its_forms() {
             "AWS::SNS::Subscription",
             "AWS::SNS::TopicPolicy",
             "AWS::Scheduler::Schedule",
+            "AWS::Scheduler::ScheduleGroup",
         ];
         assert!(unsupported.iter().all(|kind| known.contains(&kind.as_str())), "{unsupported:?}");
         assert_eq!(list(&stack.0["alarms"]).len(), stack.count("AWS::CloudWatch::Alarm"));
@@ -347,8 +347,9 @@ fn kebab(id: &str) -> String {
 
 #[test]
 fn every_alarm_has_its_entry_in_the_runbook() {
-    let stack = Stack::emulate(&[]);
-    let alarms = stack.of_type("AWS::CloudWatch::Alarm");
+    let (stack, scheduled) = (Stack::emulate(&[]), Stack::emulate(&["Mode=Scheduled"]));
+    let mut alarms = scheduled.of_type("AWS::CloudWatch::Alarm");
+    alarms.extend(stack.of_type("AWS::CloudWatch::Alarm"));
     let page = read("docs/runbook.md");
     let entries = sections(&page, "Alarms of CloudWatch");
     let anchors: BTreeSet<_> = alarms.keys().map(|id| kebab(id)).collect();
@@ -369,6 +370,29 @@ fn every_alarm_has_its_entry_in_the_runbook() {
         for part in ["**Meaning.**", "**First look.**", "**Remedy.**"] {
             assert!(entry.contains(part), "{heading} has no {part}");
         }
+    }
+}
+
+/// A run sends its numbers once, every few minutes: an alarm that asks for more of them never comes.
+#[test]
+fn alarms_of_scheduled_runs_ask_for_one_run() {
+    const SPAN: u64 = 1800;
+    let stack = Stack::emulate(&["Mode=Scheduled", &format!("ScheduledAlarmPeriod={SPAN}")]);
+    let alarms = stack.of_type("AWS::CloudWatch::Alarm");
+    let number = |value: &Value| value.as_u64().unwrap_or_else(|| text(value).parse().expect("a number"));
+    for (id, alarm) in &alarms {
+        let asked = ["EvaluationPeriods", "DatapointsToAlarm"].map(|key| number(&alarm[key]));
+        assert_eq!(asked, [1, 1], "{id}");
+        // Those that count what has happened need no run in each span.
+        let counts = ["RefreshFailures", "DeadGrants"].contains(id);
+        let period = alarm.get("Period").unwrap_or(&alarm["Metrics"][1]["MetricStat"]["Period"]);
+        assert_eq!(number(period), if counts { 300 } else { SPAN }, "{id}");
+    }
+    assert_eq!(alarms["NoRun"]["TreatMissingData"], "breaching", "a run that is not there tells nothing");
+    let group = &alarms["ScheduleErrors"]["Dimensions"][0]["Value"];
+    assert_eq!(stack.only("AWS::Scheduler::Schedule")["GroupName"], *group);
+    for of_a_task_that_stays in ["NoReadyTask", "ClockSkew", "SchedulerLag"] {
+        assert!(!alarms.contains_key(of_a_task_that_stays), "no run sends what {of_a_task_that_stays} needs");
     }
 }
 
@@ -419,9 +443,11 @@ fn every_alarm_looks_at_a_metric_that_is_sent() {
         })
         .collect();
     assert!(sent.len() > 15, "the table of docs/metrics.md has another form: {sent:?}");
-    for (id, alarm) in Stack::emulate(&[]).of_type("AWS::CloudWatch::Alarm") {
+    let (stack, scheduled) = (Stack::emulate(&[]), Stack::emulate(&["Mode=Scheduled"]));
+    let forms = [&stack, &scheduled].map(|stack| stack.of_type("AWS::CloudWatch::Alarm"));
+    for (id, alarm) in forms.into_iter().flatten() {
         for (namespace, metric, dimensions) in metrics_of(alarm) {
-            if namespace == "AWS/DynamoDB" {
+            if namespace.starts_with("AWS/") {
                 continue;
             }
             let sets = sent.get(&metric).unwrap_or_else(|| panic!("{id}: nobody sends {metric}"));
