@@ -107,7 +107,9 @@ async fn main() -> ExitCode {
         ("PERENNIAL__HEALTH__ADDRESS", "127.0.0.1:0"),
         ("PERENNIAL__METRICS__EMF", "true"),
     ];
-    let mut daemon = deployment.daemon_of(&options.daemon, &variables).await;
+    // The daemon runs in a folder of its own.
+    let program = std::fs::canonicalize(&options.daemon).expect("--daemon is a program");
+    let mut daemon = deployment.daemon_of(&program, &variables).await;
     let url = health_url(&daemon).await;
     wait_until(Duration::from_secs(300), "every client has its first token", async || {
         Usage::of(&daemon, &url).await.refreshes >= f64::from(options.clients)

@@ -295,7 +295,7 @@ async fn a_table_of_keys_that_is_there_already_gets_its_backups() {
         endpoint: endpoint.clone(),
         kms_endpoint: endpoint,
     };
-    let keys = KmsKeys::connect(address).await;
+    let keys = KmsKeys::new(address);
     keys.create_table(false, false).await.expect("made");
     assert_eq!(keys.create_table(false, true).await, Ok(false), "it was there");
     let client = moto.dynamodb();

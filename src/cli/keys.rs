@@ -60,7 +60,7 @@ pub(super) struct Export {
 
 impl KeysCommand {
     pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
-        let ring = sealing::ring(app).await;
+        let ring = sealing::ring(app);
         let keys = ring.source();
         match self {
             Self::Init => init(app, keys).await?,

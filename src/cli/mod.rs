@@ -215,7 +215,7 @@ impl App {
 
     /// The same, for whoever does something else.
     async fn store_for(&self, role: Role) -> anyhow::Result<DynamoVault> {
-        let (store, keys) = (self.raw_store().await?, Arc::new(sealing::keys(self).await?));
+        let (store, keys) = (self.raw_store().await?, Arc::new(sealing::keys(self)?));
         Ok(Vault::new(store, &self.config().sealing.name, keys, self.clock(), role))
     }
 

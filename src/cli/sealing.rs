@@ -9,7 +9,7 @@ use crate::config::{self, SealingMode, StoreKind};
 use crate::seal::{Keeping, KeyAddress, Keys, KmsKeys, LocalKeys, Mode, Ring};
 
 /// Every key that may be asked for. Nothing is sent yet.
-pub(super) async fn keys(app: &App) -> anyhow::Result<Keys> {
+pub(super) fn keys(app: &App) -> anyhow::Result<Keys> {
     let sealing = &app.config().sealing;
     let mode = match sealing.mode {
         SealingMode::Off => Mode::Off,
@@ -18,14 +18,14 @@ pub(super) async fn keys(app: &App) -> anyhow::Result<Keys> {
     };
     let local = if sealing.has_own_key() { Some(own_keys(sealing)?) } else { None };
     let kms = match app.config().store.kind {
-        StoreKind::Dynamodb => Some(ring(app).await),
+        StoreKind::Dynamodb => Some(ring(app)),
         StoreKind::Embedded => None,
     };
     Ok(Keys { mode, local, kms })
 }
 
 /// Keys that KMS wraps.
-pub(super) async fn ring(app: &App) -> Ring<KmsKeys> {
+pub(super) fn ring(app: &App) -> Ring<KmsKeys> {
     let (sealing, store) = (&app.config().sealing, &app.config().store);
     let address = KeyAddress {
         table: sealing.key_table.clone(),
@@ -34,7 +34,7 @@ pub(super) async fn ring(app: &App) -> Ring<KmsKeys> {
         kms_endpoint: sealing.kms_endpoint.clone(),
     };
     let keeping = Keeping { fresh: sealing.fresh, stale: sealing.stale };
-    Ring::new(KmsKeys::connect(address).await, sealing.shards, keeping, app.clock())
+    Ring::new(KmsKeys::new(address), sealing.shards, keeping, app.clock())
 }
 
 /// The keys that the configuration gives, or names a file of.

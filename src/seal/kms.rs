@@ -20,6 +20,7 @@ use aws_sdk_kms::types::DataKeySpec;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
+use tokio::sync::OnceCell;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -47,40 +48,31 @@ pub struct KeyAddress {
 }
 
 /// Wrapped keys in DynamoDB, unwrapped by KMS.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct KmsKeys {
-    table: String,
+    address: KeyAddress,
+    clients: OnceCell<Clients>,
+}
+
+#[derive(Debug)]
+struct Clients {
     dynamodb: aws_sdk_dynamodb::Client,
     kms: aws_sdk_kms::Client,
 }
 
 impl KmsKeys {
-    /// Loads region and credentials; sends nothing yet.
-    pub async fn connect(address: KeyAddress) -> Self {
-        let region = address.region.as_deref();
-        let timeouts =
-            TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT).operation_timeout(PATIENCE).build();
-        let retries = RetryConfig::standard().with_max_attempts(3);
-        let config = aws::config(region, address.endpoint.as_ref()).await;
-        let dynamodb = aws_sdk_dynamodb::config::Builder::from(&config)
-            .timeout_config(timeouts.clone())
-            .retry_config(retries.clone())
-            .build();
-        let config = aws::config(region, address.kms_endpoint.as_ref()).await;
-        let kms = aws_sdk_kms::config::Builder::from(&config)
-            .timeout_config(timeouts)
-            .retry_config(retries)
-            .build();
-        Self {
-            table: address.table,
-            dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb),
-            kms: aws_sdk_kms::Client::from_conf(kms),
-        }
+    /// Loads and sends nothing yet: where nothing is sealed, nobody waits for a region or for credentials.
+    pub fn new(address: KeyAddress) -> Self {
+        Self { address, clients: OnceCell::new() }
+    }
+
+    async fn clients(&self) -> &Clients {
+        self.clients.get_or_init(|| Box::pin(connect(&self.address))).await
     }
 
     /// The name of the table of keys.
     pub fn table(&self) -> &str {
-        &self.table
+        &self.address.table
     }
 
     /// Makes the table of keys, with point-in-time recovery: losing it loses every token. Says whether it was not there.
@@ -95,8 +87,13 @@ impl KmsKeys {
         let element =
             |name: &str, kind| KeySchemaElement::builder().attribute_name(name).key_type(kind).build();
         let refused = |error: &(dyn Error + 'static)| SealError::Refused(aws::chain(error));
-        let mut create =
-            self.dynamodb.create_table().table_name(&self.table).billing_mode(BillingMode::PayPerRequest);
+        let mut create = self
+            .clients()
+            .await
+            .dynamodb
+            .create_table()
+            .table_name(&self.address.table)
+            .billing_mode(BillingMode::PayPerRequest);
         for (name, kind) in [("PK", KeyType::Hash), ("SK", KeyType::Range)] {
             create = create
                 .attribute_definitions(definition(name).map_err(|error| refused(&error))?)
@@ -112,7 +109,8 @@ impl KmsKeys {
             Err(error) => return Err(failed(&error)),
         };
         for _ in 0..60 {
-            let asked = self.dynamodb.describe_table().table_name(&self.table).send().await;
+            let asked =
+                self.clients().await.dynamodb.describe_table().table_name(&self.address.table).send().await;
             let table = asked.map_err(|error| failed(&error))?.table;
             if table.is_some_and(|table| table.table_status == Some(TableStatus::Active)) {
                 // Made by whomever: the answer of an earlier try may have been lost, and then it was this one.
@@ -123,14 +121,15 @@ impl KmsKeys {
             }
             crate::time::SystemClock.sleep(Duration::from_secs(1)).await;
         }
-        Err(SealError::NoAnswer(format!("the table `{}` does not become active", self.table)))
+        Err(SealError::NoAnswer(format!("the table `{}` does not become active", self.address.table)))
     }
 
     async fn enable_recovery(&self) -> Result<(), SealError> {
         let specification =
             PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(true).build();
         let specification = specification.map_err(|error| SealError::Refused(error.to_string()))?;
-        let update = self.dynamodb.update_continuous_backups().table_name(&self.table);
+        let update =
+            self.clients().await.dynamodb.update_continuous_backups().table_name(&self.address.table);
         let updated = update.point_in_time_recovery_specification(specification).send().await;
         match updated {
             // DynamoDB Local has no backups.
@@ -145,6 +144,8 @@ impl KmsKeys {
     /// Where KMS or DynamoDB refuses or does not answer.
     pub async fn create(&self, name: &KeyName, cmk: &str, now: Timestamp) -> Result<bool, SealError> {
         let made = self
+            .clients()
+            .await
             .kms
             .generate_data_key_without_plaintext()
             .key_id(cmk)
@@ -157,9 +158,11 @@ impl KmsKeys {
         // The ARN: an alias may point elsewhere tomorrow.
         let cmk = made.key_id.unwrap_or_else(|| cmk.to_owned());
         let put = self
+            .clients()
+            .await
             .dynamodb
             .put_item()
-            .table_name(&self.table)
+            .table_name(&self.address.table)
             .item("PK", text(name.series.to_string()))
             .item("SK", text(format!("v{}", name.version)))
             .item("kid", text(name.to_string()))
@@ -190,9 +193,11 @@ impl KmsKeys {
     /// Where DynamoDB refuses or does not answer, or there is no such key.
     pub async fn retire(&self, name: &KeyName, now: Timestamp) -> Result<(), SealError> {
         let update = self
+            .clients()
+            .await
             .dynamodb
             .update_item()
-            .table_name(&self.table)
+            .table_name(&self.address.table)
             .key("PK", text(name.series.to_string()))
             .key("SK", text(format!("v{}", name.version)))
             .update_expression("SET #state = :state, retired = if_not_exists(retired, :now)")
@@ -211,9 +216,11 @@ impl KmsKeys {
     /// Where DynamoDB refuses or does not answer, or the key is still active.
     pub async fn destroy(&self, name: &KeyName) -> Result<(), SealError> {
         let delete = self
+            .clients()
+            .await
             .dynamodb
             .delete_item()
-            .table_name(&self.table)
+            .table_name(&self.address.table)
             .key("PK", text(name.series.to_string()))
             .key("SK", text(format!("v{}", name.version)))
             .condition_expression("#state = :state")
@@ -229,8 +236,15 @@ impl KmsKeys {
     /// # Errors
     /// Where DynamoDB refuses or does not answer, or an item is none of ours.
     pub async fn list(&self, of: &str) -> Result<Vec<KeyRecord>, SealError> {
-        let mut pages =
-            self.dynamodb.scan().table_name(&self.table).consistent_read(true).into_paginator().send();
+        let mut pages = self
+            .clients()
+            .await
+            .dynamodb
+            .scan()
+            .table_name(&self.address.table)
+            .consistent_read(true)
+            .into_paginator()
+            .send();
         let mut records = Vec::new();
         while let Some(page) = pages.next().await {
             for item in page.map_err(|error| failed(&error))?.items() {
@@ -248,9 +262,11 @@ impl KmsKeys {
 impl KeySource for KmsKeys {
     async fn active(&self, series: &Series) -> Result<KeyRecord, SealError> {
         let mut pages = self
+            .clients()
+            .await
             .dynamodb
             .query()
-            .table_name(&self.table)
+            .table_name(&self.address.table)
             .consistent_read(true)
             .key_condition_expression("PK = :series")
             .expression_attribute_values(":series", text(series.to_string()))
@@ -276,9 +292,11 @@ impl KeySource for KmsKeys {
 
     async fn record(&self, name: &KeyName) -> Result<KeyRecord, SealError> {
         let asked = self
+            .clients()
+            .await
             .dynamodb
             .get_item()
-            .table_name(&self.table)
+            .table_name(&self.address.table)
             .consistent_read(true)
             .key("PK", text(name.series.to_string()))
             .key("SK", text(format!("v{}", name.version)))
@@ -291,6 +309,8 @@ impl KeySource for KmsKeys {
 
     async fn unwrap(&self, record: &KeyRecord) -> Result<Zeroizing<[u8; 32]>, SealError> {
         let asked = self
+            .clients()
+            .await
             .kms
             .decrypt()
             .ciphertext_blob(Blob::new(record.wrapped.clone()))
@@ -302,6 +322,25 @@ impl KeySource for KmsKeys {
         let plain = asked.plaintext.map(|blob| Zeroizing::new(blob.into_inner()));
         let bytes = plain.and_then(|plain| <[u8; 32]>::try_from(plain.as_slice()).ok());
         bytes.map(Zeroizing::new).ok_or_else(|| SealError::Refused("KMS sent no key of 32 bytes".into()))
+    }
+}
+
+async fn connect(address: &KeyAddress) -> Clients {
+    let region = address.region.as_deref();
+    let timeouts =
+        TimeoutConfig::builder().operation_attempt_timeout(ATTEMPT).operation_timeout(PATIENCE).build();
+    let retries = RetryConfig::standard().with_max_attempts(3);
+    let config = aws::config(region, address.endpoint.as_ref()).await;
+    let dynamodb = aws_sdk_dynamodb::config::Builder::from(&config)
+        .timeout_config(timeouts.clone())
+        .retry_config(retries.clone())
+        .build();
+    let config = aws::config(region, address.kms_endpoint.as_ref()).await;
+    let kms =
+        aws_sdk_kms::config::Builder::from(&config).timeout_config(timeouts).retry_config(retries).build();
+    Clients {
+        dynamodb: aws_sdk_dynamodb::Client::from_conf(dynamodb),
+        kms: aws_sdk_kms::Client::from_conf(kms),
     }
 }
 
