@@ -211,7 +211,7 @@ async fn connect(moto: &Moto, table: &str) -> KmsKeys {
         endpoint: url(DynamoLocal::shared().await.endpoint()),
         kms_endpoint: url(moto.endpoint()),
     };
-    KmsKeys::connect(address).await
+    KmsKeys::new(address)
 }
 
 async fn fill(moto: &Moto, table: &str) {
