@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{AbortHandle, Id, JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info};
 
@@ -149,21 +149,23 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
         let incarnation = membership.incarnation.clone();
         let mut jobs = JoinSet::new();
         let (standing, joined) = (phase.subscribe(), Arc::clone(&phase));
+        let leave = CancellationToken::new();
+        let leaving = leave.clone();
         jobs.spawn(async move {
-            membership.run(standing).await;
+            membership.run(standing, &leaving).await;
             None
         });
         let discovery = jobs.spawn(async move {
             listing.watch(settings.discovery, share, reconcile, || activate(&joined)).await;
             None
         });
-        if spill.is_configured() {
+        let replays = spill.is_configured().then(|| {
             let (store, clock) = (Arc::clone(&store), Arc::clone(&clock));
             jobs.spawn(async move {
                 replay_now_and_then(&spill, store.as_ref(), clock.as_ref(), settings.replay).await;
                 None
-            });
-        }
+            })
+        });
         let (draining, at_once) = (drain.clone(), now.clone());
         let work =
             jobs.spawn(async move { Some(scheduler.run(commands, &draining, &at_once, patience).await) });
@@ -182,13 +184,18 @@ impl<S: Store + Roster, E: TokenEndpoint> Task<S, E> {
         discovery.abort();
         info!("draining: nothing new is begun, what is in flight is finished and stored");
         let summary = last_word(&mut jobs, work, ended).await;
-        jobs.shutdown().await;
-        let farewell = membership::farewell(&incarnation);
+        replays.inspect(AbortHandle::abort);
+        leave.cancel();
+        let farewell = async {
+            // The last beat is written to its end: cut off, it might land after the farewell.
+            while jobs.join_next().await.is_some() {}
+            store.apply(&membership::farewell(&incarnation)).await
+        };
         tokio::select! {
             biased;
             () = now.cancelled() => {}
             () = clock.sleep(FAREWELL) => debug!("left without a farewell: the table gives no answer"),
-            said = store.apply(&farewell) => debug!(?said, "left the fleet"),
+            said = farewell => debug!(?said, "left the fleet"),
         }
         Ending { summary, asked }
     }

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::item::{Action, Change, Condition, Key};
@@ -48,11 +49,12 @@ pub(super) struct Membership<S> {
 }
 
 impl<S: Store + Roster> Membership<S> {
-    /// Beats for as long as it is polled. `phase` says where the task stands; a change of it is told at once.
-    pub(super) async fn run(self, mut phase: watch::Receiver<Phase>) {
+    /// Beats until `leave` is cancelled, and ends between two beats. `phase` says where the task stands; a change of it is
+    /// told at once.
+    pub(super) async fn run(self, mut phase: watch::Receiver<Phase>, leave: &CancellationToken) {
         let mut view = View::new(self.rules);
         let (mut beat, mut workers) = (0, None);
-        loop {
+        while !leave.is_cancelled() {
             let standing = *phase.borrow_and_update();
             beat += 1;
             let began = self.clock.moment();
@@ -76,6 +78,7 @@ impl<S: Store + Roster> Membership<S> {
             }
             tokio::select! {
                 biased;
+                () = leave.cancelled() => {}
                 Ok(()) = phase.changed() => {}
                 () = self.clock.sleep(self.rules.beat) => {}
             }
