@@ -68,7 +68,7 @@ pub(super) fn seal(
 
 /// The header of a text that is a JWE with members of ours, whatever else it has.
 pub(super) fn ours(text: &str) -> Option<serde_json::Map<String, serde_json::Value>> {
-    let (protected, rest) = text.split_once('.')?;
+    let (protected, rest) = text.split_once('.').filter(|_| text.starts_with("eyJ"))?;
     let header: serde_json::Map<_, _> = serde_json::from_slice(&decode(protected).ok()?).ok()?;
     let named = ["tbl", "cid", "att"].iter().all(|name| header.contains_key(*name));
     (named && rest.matches('.').count() == 3).then_some(header)

@@ -75,16 +75,11 @@ impl<S: Store> Vault<S> {
     ) -> Result<Option<Secret>, StoreError> {
         let failed = |error| told(&error, key, name);
         let wanted = self.keys().sealing_name(self.table(), id.as_str(), name).await.map_err(failed)?;
-        let found = Keys::name_of(stored.expose()).filter(|_| Keys::is_sealed(stored.expose()));
+        let found = Keys::name_of(stored.expose());
         if wanted == found {
             return Ok(None);
         }
-        let mut place = Place {
-            table: self.table(),
-            client: id.as_str(),
-            attribute: name,
-            version: version_of(key, item),
-        };
+        let mut place = Place { attribute: name, ..self.place(id, version_of(key, item)) };
         let plain = if found.is_some() {
             let opened = self.keys().open(stored.expose(), &place).await.map_err(failed)?;
             place.version = opened.version;
@@ -98,7 +93,7 @@ impl<S: Store> Vault<S> {
 }
 
 fn form(stored: &Secret) -> Form {
-    let name = Keys::name_of(stored.expose()).filter(|_| Keys::is_sealed(stored.expose()));
+    let name = Keys::name_of(stored.expose());
     name.map_or(Form::Plain, Form::Sealed)
 }
 

@@ -77,17 +77,14 @@ impl<S: Store> Vault<S> {
         if self.role == Role::Reader {
             item.0.retain(|name, value| name == attr::ACCESS_TOKEN || !matches!(value, Value::Secret(_)));
         }
-        for (name, value) in &mut item.0 {
-            let Value::Secret(secret) = value else { continue };
-            if !Keys::is_sealed(secret.expose()) {
-                continue;
-            }
-            let place = Place { table: &self.table, client: id.as_str(), attribute: name, version };
+        for (place, secret) in sealed(item, self.place(id, version)) {
             match self.keys.open(secret.expose(), &place).await {
-                Ok(opened) => *value = Value::Secret(opened.secret.sealed_as(secret.expose())),
+                Ok(opened) => open(secret, opened.secret),
                 // Whoever repairs a client has to see it first. Sealed, it equals nothing that anybody gives.
-                Err(error) if self.role == Role::Operator => debug!(%error, %key, name, "it stays sealed"),
-                Err(error) => return Err(told(&error, key, name)),
+                Err(error) if self.role == Role::Operator => {
+                    debug!(%error, %key, name = place.attribute, "it stays sealed");
+                }
+                Err(error) => return Err(told(&error, key, place.attribute)),
             }
         }
         Ok(())
@@ -97,16 +94,19 @@ impl<S: Store> Vault<S> {
     fn open_at_hand(&self, key: &Key, item: &mut Item) {
         let Some(id) = client_of(key) else { return };
         let version = version_of(key, item);
-        for (name, value) in &mut item.0 {
-            let Value::Secret(secret) = value else { continue };
-            if Keys::is_sealed(secret.expose()) {
-                let place = Place { table: &self.table, client: id.as_str(), attribute: name, version };
-                match self.keys.open_at_hand(secret.expose(), &place) {
-                    Ok(opened) => *value = Value::Secret(opened.secret.sealed_as(secret.expose())),
-                    Err(error) => debug!(%error, %key, name, "what stands in the way stays sealed"),
+        for (place, secret) in sealed(item, self.place(id, version)) {
+            match self.keys.open_at_hand(secret.expose(), &place) {
+                Ok(opened) => open(secret, opened.secret),
+                Err(error) => {
+                    debug!(%error, %key, name = place.attribute, "what stands in the way stays sealed");
                 }
             }
         }
+    }
+
+    /// A place of this client's, of whichever attribute.
+    pub(super) fn place<'a>(&'a self, id: &'a ClientId, version: i64) -> Place<'a> {
+        Place { table: &self.table, client: id.as_str(), attribute: "", version }
     }
 
     async fn seal_change(&self, change: &Change) -> Result<Change, StoreError> {
@@ -157,9 +157,12 @@ impl<S: Store> Vault<S> {
         secret: &Secret,
         version: Option<i64>,
     ) -> Result<Secret, StoreError> {
+        // What could not be opened is written back as it stands.
+        if Keys::is_sealed(secret.expose()) {
+            return Ok(secret.clone());
+        }
         // A write of a secret that does not move its item's generation is as old as any.
-        let version = version.unwrap_or(-1);
-        let place = Place { table: &self.table, client: id.as_str(), attribute: name, version };
+        let place = Place { attribute: name, ..self.place(id, version.unwrap_or(-1)) };
         let sealed = self.keys.seal(secret, &place, self.clock.now()).await;
         let sealed = sealed.map_err(|error| told(&error, key, name))?;
         Ok(sealed.map_or_else(|| Secret::new(secret.expose()), Secret::new))
@@ -210,6 +213,21 @@ impl<S: Roster> Roster for Vault<S> {
     async fn members(&self) -> Result<Vec<(String, Item)>, StoreError> {
         self.store.members().await
     }
+}
+
+/// The sealed secrets of an item, each with its place.
+fn sealed<'a>(item: &'a mut Item, of: Place<'a>) -> impl Iterator<Item = (Place<'a>, &'a mut Secret)> {
+    item.0.iter_mut().filter_map(move |(name, value)| match value {
+        Value::Secret(secret) if Keys::is_sealed(secret.expose()) => {
+            Some((Place { attribute: name.as_str(), ..of }, secret))
+        }
+        _ => None,
+    })
+}
+
+/// It remembers how it stands in the table.
+fn open(secret: &mut Secret, opened: Secret) {
+    *secret = opened.sealed_as(secret.expose());
 }
 
 fn client_of(key: &Key) -> Option<&ClientId> {
