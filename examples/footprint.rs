@@ -28,7 +28,7 @@ use clap::Parser;
 mod support;
 
 use support::numbers::{labels, scrape};
-use support::{Auth, Deployment, DynamoLocal, NewClient, Process, StrictProvider, health_url, wait_until};
+use support::{Auth, Deployment, DynamoLocal, Process, StrictProvider, health_url, wait_until};
 
 const SECRET: &str = "footprint-client-secret";
 /// Ticks of proc_pid_stat(5) in a second: 100 on every Linux that there is.
@@ -94,14 +94,9 @@ async fn main() -> ExitCode {
     provider.register(Auth::Basic("app", SECRET)).await;
     let settings = format!("[providers.strict]\ntoken_url = \"{}\"\n", provider.token_url());
     let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
-    let mut clients = Vec::new();
-    for number in 0..options.clients {
-        let refresh_token = Some(provider.seed("app").await.refresh_token);
-        let id = format!("client-{number}");
-        let client_secret = Some(SECRET);
-        clients.push(NewClient { id, provider: "strict", client_id: "app", client_secret, refresh_token });
-    }
-    deployment.apply(&clients);
+    deployment
+        .register(&provider, SECRET, (0..options.clients).map(|number| format!("client-{number}")))
+        .await;
     let variables = [
         ("PERENNIAL__HEALTH__ENABLED", "true"),
         ("PERENNIAL__HEALTH__ADDRESS", "127.0.0.1:0"),

@@ -13,8 +13,8 @@ use std::time::Duration;
 use serde_json::json;
 use support::alarm::Watch;
 use support::{
-    ACCESS_DENIED, Auth, Deployment, DynamoLocal, Front, NewClient, Process, Proxy, Refusal, StrictProvider,
-    THROTTLED, snapshot, wait_until,
+    ACCESS_DENIED, Auth, Deployment, DynamoLocal, Front, Process, Proxy, Refusal, StrictProvider, THROTTLED,
+    snapshot, wait_until,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -43,20 +43,7 @@ impl World {
             provider.token_url()
         );
         let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
-        let mut clients = Vec::new();
-        for number in 0..CLIENTS {
-            let refresh_token = Some(provider.seed("app").await.refresh_token);
-            let id = format!("client-{number}");
-            let client_secret = Some(SECRET);
-            clients.push(NewClient {
-                id,
-                provider: "strict",
-                client_id: "app",
-                client_secret,
-                refresh_token,
-            });
-        }
-        deployment.apply(&clients);
+        deployment.register(&provider, SECRET, (0..CLIENTS).map(|number| format!("client-{number}"))).await;
         let daemon =
             deployment.daemon_with(&[&METRICS, &[("PERENNIAL__STORE__ENDPOINT", store)][..]].concat()).await;
         let mut world = Self { provider, deployment, daemon, watch: Watch::begin() };

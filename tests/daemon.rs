@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use perennial::record::Gen;
 use perennial::store::DynamoStore;
-use support::{Auth, Deployment, NewClient, StrictProvider, snapshot};
+use support::{Auth, Deployment, StrictProvider, snapshot};
 
 const SECRET: &str = "canary-client-secret";
 /// Anything that is to happen soon: a discovery interval and a refresh, on a busy machine.
@@ -39,13 +39,7 @@ async fn provider(arguments: &[&str]) -> (StrictProvider, String) {
 }
 
 async fn register(deployment: &Deployment, provider: &StrictProvider, ids: &[&str]) {
-    let mut clients = Vec::new();
-    for id in ids {
-        let refresh_token = Some(provider.seed("app").await.refresh_token);
-        let (id, client_secret) = ((*id).to_owned(), Some(SECRET));
-        clients.push(NewClient { id, provider: "strict", client_id: "app", client_secret, refresh_token });
-    }
-    deployment.apply(&clients);
+    deployment.register(provider, SECRET, ids.iter().copied()).await;
 }
 
 async fn tok_gen(store: &DynamoStore, id: &str) -> Gen {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use perennial::metrics::{self, Kind};
 use support::numbers::{Datapoint, datapoints, labels, scrape, wait_for_datapoint};
-use support::{Auth, Deployment, DynamoLocal, NewClient, StrictProvider, health_url, snapshot, wait_until};
+use support::{Auth, Deployment, DynamoLocal, StrictProvider, health_url, snapshot, wait_until};
 
 const SECRET: &str = "canary-client-secret";
 const SOON: Duration = Duration::from_secs(30);
@@ -29,19 +29,7 @@ async fn deployment(clients: usize) -> (StrictProvider, Deployment) {
         provider.token_url()
     );
     let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
-    let mut list = Vec::new();
-    for number in 0..clients {
-        let refresh_token = Some(provider.seed("app").await.refresh_token);
-        let id = format!("client-{number}");
-        list.push(NewClient {
-            id,
-            provider: "strict",
-            client_id: "app",
-            client_secret: Some(SECRET),
-            refresh_token,
-        });
-    }
-    deployment.apply(&list);
+    deployment.register(&provider, SECRET, (0..clients).map(|number| format!("client-{number}"))).await;
     (provider, deployment)
 }
 

@@ -7,9 +7,7 @@ use std::time::Duration;
 use aws_sdk_dynamodb::types::AttributeValue;
 use perennial::seal::{KeyAddress, KmsKeys};
 use serde_json::{Value, json};
-use support::{
-    Auth, Deployment, DynamoLocal, Moto, NewClient, Process, Proxy, StrictProvider, log_lines, wait_until,
-};
+use support::{Auth, Deployment, DynamoLocal, Moto, Process, Proxy, StrictProvider, log_lines, wait_until};
 
 const SECRET: &str = "canary-client-secret";
 const SOON: Duration = Duration::from_secs(60);
@@ -47,19 +45,7 @@ impl World {
     }
 
     async fn register(&self) {
-        let mut clients = Vec::new();
-        for id in IDS {
-            let refresh_token = Some(self.provider.seed("app").await.refresh_token);
-            let (id, client_secret) = (id.to_owned(), Some(SECRET));
-            clients.push(NewClient {
-                id,
-                provider: "strict",
-                client_id: "app",
-                client_secret,
-                refresh_token,
-            });
-        }
-        self.deployment.apply(&clients);
+        self.deployment.register(&self.provider, SECRET, IDS).await;
     }
 
     /// An attribute as it stands in the table; empty where there is none.

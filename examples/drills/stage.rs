@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use crate::report::Seen;
 use crate::support::numbers::{labels, scrape};
 use crate::support::{
-    Auth, Call, Deployment, DynamoLocal, Front, NewClient, Process, Proxy, Refusal, StrictProvider, fetch,
-    free_port, snapshot, wait_until,
+    Auth, Call, Deployment, DynamoLocal, Front, Process, Proxy, Refusal, StrictProvider, fetch, free_port,
+    snapshot, wait_until,
 };
 use crate::timings::{Scale, Timings};
 use perennial::record::Gen;
@@ -91,19 +91,7 @@ impl Stage {
         let to_store = Proxy::before(front.url()).await;
         let deployment = Deployment::on_dynamo(local, &settings);
         let ids: Vec<_> = (0..CLIENTS).map(|number| format!("client-{number}")).collect();
-        let mut clients = Vec::new();
-        for id in ids.clone() {
-            let refresh_token = Some(provider.seed("app").await.refresh_token);
-            let client_secret = Some(SECRET);
-            clients.push(NewClient {
-                id,
-                provider: "strict",
-                client_id: "app",
-                client_secret,
-                refresh_token,
-            });
-        }
-        deployment.apply(&clients);
+        deployment.register(&provider, SECRET, ids.clone()).await;
         let store = Arc::new(deployment.store().await);
         let address = format!("127.0.0.1:{}", free_port());
         Self { length, provider, to_provider, to_store, deployment, store, address, ids, _front: front }

@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
 
 use crate::support::{
-    Auth, Canaries, Deployment, DynamoLocal, NewClient, StrictProvider, log_lines, snapshot, wait_until,
+    Auth, Canaries, Deployment, DynamoLocal, StrictProvider, log_lines, snapshot, wait_until,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -90,19 +90,7 @@ impl World {
         let deployment = Deployment::on_dynamo(local, &settings);
         let mut canaries = Canaries::default();
         canaries.add_basic("app", SECRET);
-        let mut clients = Vec::new();
-        for id in ids {
-            let refresh_token = Some(strict.seed("app").await.refresh_token);
-            let client_secret = Some(SECRET);
-            clients.push(NewClient {
-                id,
-                provider: "strict",
-                client_id: "app",
-                client_secret,
-                refresh_token,
-            });
-        }
-        deployment.apply(&clients);
+        deployment.register(&strict, SECRET, ids).await;
         Self { local, strict, deployment, canaries }
     }
 

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::parties::{node, program, python};
-use crate::support::{Auth, Deployment, DynamoLocal, Moto, NewClient, Process, StrictProvider, wait_until};
+use crate::support::{Auth, Deployment, DynamoLocal, Moto, Process, StrictProvider, wait_until};
 
 const SECRET: &str = "canary-client-secret";
 const SOON: Duration = Duration::from_secs(60);
@@ -48,19 +48,7 @@ impl World {
 
     /// Registers the clients, starts a daemon, and waits until each has a token.
     async fn run(&self) -> Process {
-        let mut clients = Vec::new();
-        for id in IDS {
-            let refresh_token = Some(self.provider.seed("app").await.refresh_token);
-            let (id, client_secret) = (id.to_owned(), Some(SECRET));
-            clients.push(NewClient {
-                id,
-                provider: "strict",
-                client_id: "app",
-                client_secret,
-                refresh_token,
-            });
-        }
-        self.deployment.apply(&clients);
+        self.deployment.register(&self.provider, SECRET, IDS).await;
         let daemon = self.deployment.daemon().await;
         for id in IDS {
             wait_until(SOON, "it has a token", async || self.generation(id).await >= 1).await;

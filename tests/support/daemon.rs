@@ -15,7 +15,7 @@ use perennial::time::SystemClock;
 use tempfile::TempDir;
 use url::Url;
 
-use super::{DynamoLocal, Process, log_lines, wait_for};
+use super::{DynamoLocal, Process, StrictProvider, log_lines, wait_for};
 
 /// Where the table is.
 #[derive(Clone)]
@@ -146,6 +146,28 @@ impl Deployment {
         }
         fs::write(self.path().join("clients.toml"), text).expect("the folder is writable");
         self.ok(&["clients", "apply", "clients.toml"]);
+    }
+
+    /// Registers clients of the application `app` at the provider `strict`, each with a consent of its own.
+    pub(crate) async fn register(
+        &self,
+        at: &StrictProvider,
+        secret: &str,
+        ids: impl IntoIterator<Item: Into<String>>,
+    ) {
+        let mut clients = Vec::new();
+        for id in ids {
+            let refresh_token = Some(at.seed("app").await.refresh_token);
+            let (id, client_secret) = (id.into(), Some(secret));
+            clients.push(NewClient {
+                id,
+                provider: "strict",
+                client_id: "app",
+                client_secret,
+                refresh_token,
+            });
+        }
+        self.apply(&clients);
     }
 
     /// Writes a secret to a file of its own.
