@@ -55,7 +55,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "time",
         ],
     ),
-    ("registrar", &["client", "entropy", "item", "plan", "record", "store", "time"]),
+    ("registrar", &["client", "entropy", "item", "plan", "record", "secret", "store", "time"]),
     ("maintenance", &["time"]),
     ("ecs", &["entropy", "plan", "time"]),
     ("health", &["ecs", "metrics", "record", "scheduler", "store", "time"]),

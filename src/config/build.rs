@@ -330,7 +330,7 @@ fn provider(
         scopes: r.list(&key("scopes")),
         audience: r.optional_text(&key("audience")),
         resource: r.list(&key("resource")),
-        params: r.map(&key("params")),
+        params: r.map(&key("params")).into_iter().map(secret).collect(),
         headers: r.map(&key("headers")).into_iter().map(secret).collect(),
         rotates,
         in_doubt,
