@@ -13,8 +13,9 @@ mod reload;
 mod schema;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -290,6 +291,9 @@ impl Spill {
     }
 }
 
+/// What stands for the value of a secret.
+const REDACTED: &str = "(redacted)";
+
 /// One setting as `config show` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Setting {
@@ -308,6 +312,20 @@ pub struct Loaded {
     pub config: Config,
     /// Every setting, sorted by key.
     pub settings: Vec<Setting>,
+}
+
+impl Loaded {
+    /// The files that hold secrets and that every user of this machine may read.
+    pub fn exposed_files(&self) -> BTreeSet<PathBuf> {
+        let secret = self.settings.iter().filter(|setting| setting.value == REDACTED);
+        let own = secret.filter_map(|setting| match &setting.origin {
+            Origin::File(path) => Some(PathBuf::from(path)),
+            _ => None,
+        });
+        let files = own.chain(self.config.sealing.key_file.clone());
+        let is_open = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|found| found.mode() & 0o004 != 0);
+        files.filter(is_open).collect()
+    }
 }
 
 impl Config {

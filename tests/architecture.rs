@@ -62,6 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["client", "plan", "seal", "secret", "time"]),
     ("telemetry", &["config"]),
     ("reload", &["config", "time"]),
+    ("seclusion", &[]),
     ("shutdown", &["time"]),
 ];
 /// Modules that may use everything.

@@ -13,7 +13,7 @@ use super::error::{ConfigError, Fault, Origin};
 use super::kind::{self, Typed};
 use super::schema::{self, Fallback, Key, Place};
 use super::sources::{shorten, unknown_key};
-use super::Setting;
+use super::{REDACTED, Setting};
 
 struct Leaf {
     value: Typed,
@@ -148,7 +148,7 @@ impl Reader {
             None => follows.or_else(|| default_of(dotted)),
         };
         let secret = leaf.is_some_and(|leaf| leaf.secret);
-        let shown = if secret { json!("(redacted)") } else { value.as_ref().map_or(json!(null), Typed::json) };
+        let shown = if secret { json!(REDACTED) } else { value.as_ref().map_or(json!(null), Typed::json) };
         self.settings.push(Setting { key: dotted.to_owned(), value: shown, origin });
         value
     }
@@ -246,7 +246,7 @@ impl Reader {
             map.insert(name.to_owned(), text.clone());
             self.settings.push(Setting {
                 key: dotted.clone(),
-                value: if leaf.secret { json!("(redacted)") } else { json!(text) },
+                value: if leaf.secret { json!(REDACTED) } else { json!(text) },
                 origin: leaf.origin.clone().unwrap_or(Origin::Default),
             });
         }
