@@ -210,6 +210,11 @@ fn a_master_key_has_the_tasks_seal_under_the_name_that_the_role_may_open() {
         );
         assert_eq!(setting("sealing.key_table"), "client-credentials-keys");
     }
+    // The rights without the sealing: before it is turned on, and while it is turned off.
+    let off = Stack::emulate(&[parameter.as_str(), "SealingMode=off"]);
+    let environment: BTreeMap<_, _> = off.environment("perennial").into_iter().collect();
+    assert_eq!(environment["PERENNIAL__SEALING__MODE"], "off");
+    assert!(off.grants().iter().any(|(action, on)| action == "kms:Decrypt" && *on == [SEALING]));
     let plain: BTreeMap<_, _> = Stack::emulate(&[]).environment("perennial").into_iter().collect();
     assert!(plain.keys().all(|name| !name.starts_with("PERENNIAL__SEALING__")), "{plain:?}");
 }
