@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use perennial::client::credentials::Credentials;
 use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::entropy::Entropy;
 use perennial::fleet::{self, Ending, Listing, Phase, Rules, Task};
@@ -245,7 +246,7 @@ impl World {
             provider: "acme".into(),
             grant: Grant::RefreshToken,
             client_id: "app".into(),
-            client_secret: Some(Secret::new("s1")),
+            credentials: Credentials::stored("s1"),
             scopes: Vec::new(),
             audience: None,
             resource: Vec::new(),
