@@ -33,8 +33,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "refresh",
         &[
-            "client", "entropy", "item", "metrics", "plan", "provider", "record", "reply", "secret", "secrets",
-            "spill", "store", "time",
+            "client", "entropy", "item", "metrics", "plan", "provider", "record", "reply", "secret",
+            "secrets", "spill", "store", "time",
         ],
     ),
     (

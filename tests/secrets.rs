@@ -5,9 +5,10 @@ mod support;
 
 use std::fmt::Write as _;
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use perennial::time::{Clock as _, SystemClock};
 use support::{
     Auth, Deployment, DynamoLocal, Moto, Process, Proxy, StrictProvider, log_lines, snapshot, wait_until,
 };
@@ -173,12 +174,30 @@ async fn a_provider_goes_over_to_another_secret_without_a_gap() {
     world.refresh("one").await;
     assert_eq!(world.invalid_clients().await, 0, "the second is not tried as long as the first is taken");
 
+    let second = async || world.stored("one", "second_client_secret").await.expect("a second secret");
+    let off = [("PERENNIAL__SEALING__MODE", "off")];
+    assert!(second().await.starts_with("eyJ"), "sealed as the first");
+    assert!(
+        world.deployment.ok_with(&["seal", "migrate"], &off).ends_with("changed=4 kept=0 raced=0 failed=0\n")
+    );
+    assert_eq!(second().await, NEW);
+    world.deployment.ok(&["seal", "migrate"]);
+    assert!(second().await.starts_with("eyJ"), "and back");
+
     world.provider.register(Auth::Basic("app", NEW)).await;
     world.refresh("one").await;
     assert_eq!(world.invalid_clients().await, 1, "the first is refused, and then the second is taken");
     assert!(daemon.errors().contains("took the second"), "{}", daemon.errors());
     let why = world.deployment.ok(&["why", "one"]);
     assert!(why.contains("clients secret promote one") && !why.contains("canary"), "{why}");
+
+    // Whoever lacks the key must not put what does not open where it would never open again.
+    let other = [("PERENNIAL__SEALING__KEY", "08".repeat(32))];
+    let other = other.each_ref().map(|(name, key)| (*name, key.as_str()));
+    let blind = world.deployment.run_with(&["clients", "secret", "promote", "one"], &other);
+    let told = String::from_utf8_lossy(&blind.stderr).into_owned();
+    assert!(!blind.status.success() && told.contains("belongs to something else"), "{told}");
+    assert!(second().await.starts_with("eyJ"), "nothing was written");
 
     world.deployment.ok(&["clients", "secret", "promote", "one"]);
     assert!(
@@ -228,11 +247,13 @@ async fn a_parameter_that_changed_is_picked_up_in_the_attempt_that_was_refused()
     world.register(&[("one", "ssm:/oauth/acme")], &[]).await;
     let daemon = world.deployment.daemon().await;
     wait_until(SOON, "a first refresh", async || world.granted().await == 1).await;
-    let looked_up = Instant::now();
+    let looked_up = SystemClock.moment();
     world.moto.put_parameter("/oauth/acme", NEW).await;
     world.provider.register(Auth::Basic("app", NEW)).await;
-    wait_until(SOON, "it may be looked up again", async || looked_up.elapsed() > Duration::from_secs(2))
-        .await;
+    wait_until(SOON, "it may be looked up again", async || {
+        SystemClock.moment().since(looked_up) > Duration::from_secs(2)
+    })
+    .await;
     world.refresh("one").await;
     assert_eq!(world.invalid_clients().await, 1);
     let store = world.deployment.store().await;
@@ -247,9 +268,12 @@ async fn what_was_looked_up_is_used_while_its_keeper_is_silent() {
     world.register(&[("one", "ssm:/oauth/acme")], &[]).await;
     let daemon = world.deployment.daemon().await;
     wait_until(SOON, "a first refresh", async || world.granted().await == 1).await;
-    let looked_up = Instant::now();
+    let looked_up = SystemClock.moment();
     world.line.cut();
-    wait_until(SOON, "it is no longer fresh", async || looked_up.elapsed() > Duration::from_secs(2)).await;
+    wait_until(SOON, "it is no longer fresh", async || {
+        SystemClock.moment().since(looked_up) > Duration::from_secs(2)
+    })
+    .await;
     world.refresh("one").await;
     assert!(daemon.errors().contains("going on with what is kept"), "{}", daemon.errors());
     end(daemon).await;

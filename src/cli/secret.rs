@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use serde_json::json;
 
 use super::add::read_all;
+use super::import_token::not_registered;
 use super::source::{ClientSecretArgs, Given};
 use super::walk::Listing;
 use super::{App, UsageError, client_id, output};
@@ -99,9 +100,9 @@ impl Add {
         if let Some(reference) = credential.reference() {
             let store = app.store().await?;
             let read = app.registrar(&store).read(&self.id).await?;
-            let provider = read.client().map(|client| client.provider.clone()).unwrap_or_default();
-            let rules = &app.config().secrets.allow;
-            rules.admit(reference, &self.id, &provider).map_err(|error| UsageError(error.to_string()))?;
+            let client = read.client().ok_or_else(|| not_registered(&self.id))?;
+            let admitted = app.config().secrets.allow.admit(reference, &self.id, &client.provider);
+            admitted.map_err(|error| UsageError(error.to_string()))?;
         }
         let rotation = Rotation::Second { credential, replace: self.replace };
         rotate(app, &self.id, &rotation, ["has a second secret", "has that second secret already"]).await

@@ -58,8 +58,10 @@ impl SecretRef {
         if text.len() > Self::MAX_LEN {
             return Err(InvalidRef("is longer than 1024 bytes"));
         }
-        if text.chars().any(char::is_control) {
-            return Err(InvalidRef("has a control character"));
+        // A name is shown in logs and on terminals: nothing in it may move the cursor, or turn the line around.
+        let printable = |c: char| c.is_ascii_graphic() || c == ' ' || c.is_alphanumeric();
+        if !text.chars().all(printable) {
+            return Err(InvalidRef("has a character that is no letter, digit or sign"));
         }
         check(locate(text)?)?;
         Ok(Self(text.into()))
@@ -218,6 +220,7 @@ mod tests {
             "file:/a//canary",
             "file:/run/secrets/../../etc/canary",
             "file:/canary\n",
+            "file:/\u{202e}canary",
             &format!("ssm:/{}", "x".repeat(1024)),
         ];
         for text in bad {
