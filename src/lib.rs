@@ -7,7 +7,8 @@
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`secrets`],
 //! [`reply`], [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`cli`]; and the
-//! surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`shutdown`], [`telemetry`].
+//! surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
+//! [`telemetry`].
 
 pub mod aws;
 pub mod cli;
@@ -29,6 +30,7 @@ pub mod reload;
 pub mod reply;
 pub mod scheduler;
 pub mod seal;
+pub mod seclusion;
 pub mod secret;
 pub mod secrets;
 pub mod shutdown;

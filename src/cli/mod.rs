@@ -55,6 +55,7 @@ use crate::client::{ClientId, Provider};
 use crate::config::{Config, ConfigErrors, Loaded, Setting, Sources, StoreKind};
 use crate::entropy::Entropy;
 use crate::registrar::Registrar;
+use crate::seclusion;
 #[cfg(feature = "embedded")]
 use crate::store::Embedded;
 use crate::store::{Connection, DynamoStore, DynamoVault, Role, Vault, table as schema};
@@ -105,6 +106,8 @@ enum Command {
 
 /// Runs a command to its end.
 pub async fn run(cli: Cli) -> ExitCode {
+    // Whatever it is, it comes by secrets. That it was refused is said where there is a log.
+    drop(seclusion::seclude());
     match cli.run().await {
         Ok(code) => code,
         Err(error) => fail(&error),

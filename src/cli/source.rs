@@ -113,8 +113,8 @@ pub(super) enum Given {
 }
 
 impl Given {
-    fn of(source: Option<Source>, reference: Option<&String>) -> Result<Option<Self>, UsageError> {
-        let reference = reference.map(|text| SecretRef::new(text)).transpose();
+    fn of(source: Option<Source>, reference: Option<&Secret>) -> Result<Option<Self>, UsageError> {
+        let reference = reference.map(|text| SecretRef::new(text.expose())).transpose();
         // Not by clap: it would repeat the text, which may be the secret itself.
         let reference = reference.map_err(|error| UsageError(format!("the reference {error}")))?;
         Ok(reference.map(Self::At).or(source.map(Self::Here)))
@@ -137,6 +137,12 @@ impl Given {
     }
 }
 
+/// What may be a secret that somebody took for a reference.
+#[expect(clippy::unnecessary_wraps, reason = "clap asks for it")]
+fn unseen(text: &str) -> Result<Secret, String> {
+    Ok(Secret::new(text))
+}
+
 /// Where the client secret comes from.
 #[derive(Clone, Debug, Default, Args)]
 #[group(id = "ClientSecretSource", multiple = false)]
@@ -152,8 +158,8 @@ pub(super) struct ClientSecretArgs {
     client_secret_file: Option<PathBuf>,
     /// Do not store the OAuth client secret: the daemon looks it up there, as in ssm:/oauth/acme. secrets.allow must
     /// allow it.
-    #[arg(long, value_name = "REF")]
-    client_secret_ref: Option<String>,
+    #[arg(long, value_name = "REF", value_parser = unseen)]
+    client_secret_ref: Option<Secret>,
 }
 
 /// Where a second client secret comes from: tried where the provider refuses the first.
@@ -170,8 +176,8 @@ pub(super) struct SecondSecretArgs {
     #[arg(long, value_name = "FILE")]
     second_client_secret_file: Option<PathBuf>,
     /// Have the daemon look up a second OAuth client secret there.
-    #[arg(long, value_name = "REF")]
-    second_client_secret_ref: Option<String>,
+    #[arg(long, value_name = "REF", value_parser = unseen)]
+    second_client_secret_ref: Option<Secret>,
 }
 
 /// Where the refresh token comes from.

@@ -18,6 +18,7 @@ use crate::client::credentials::{Credential, Credentials};
 use crate::client::reference::SecretRef;
 use crate::client::{Client, ClientAuth, ClientId, Grant, Provider, is_loopback};
 use crate::registrar::Wanted;
+use crate::secret::Secret;
 use crate::time::Timestamp;
 
 /// How a clients file is written.
@@ -450,9 +451,9 @@ impl Fields<'_> {
         }
     }
 
-    fn params(&mut self) -> BTreeMap<String, String> {
+    fn params(&mut self) -> BTreeMap<String, Secret> {
         let Some(value) = self.map.get("params") else { return BTreeMap::new() };
-        let text = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+        let text = |(name, value): (&String, &Value)| Some((name.clone(), Secret::from(value.as_str()?)));
         let params = value.as_object().map(|map| map.iter().map(text));
         match params.and_then(Iterator::collect::<Option<BTreeMap<_, _>>>) {
             Some(params) => params,

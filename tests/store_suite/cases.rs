@@ -483,7 +483,7 @@ async fn a_view_without_secrets_has_none<W: World>(world: W) {
         (attr::TOK_GEN, Value::N(3)),
         (attr::SCOPE, s("a b")),
         (attr::OF, Value::N(1)),
-        (attr::PARAMS, Value::M(BTreeMap::from([("k".into(), s("v"))]))),
+        (attr::PARAMS, Value::M(BTreeMap::from([("k".into(), Value::Secret("v".into()))]))),
     ]);
     let secrets =
         attr::SECRETS.iter().fold(plain.clone(), |item, name| item.with(name, Value::text(name, "hunter2")));
