@@ -58,6 +58,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     ("registrar", &["client", "entropy", "item", "plan", "record", "secret", "store", "time"]),
+    // Policies are data: what tables and keys are called, and no AWS.
+    ("iam", &["item", "seal"]),
     ("maintenance", &["time"]),
     ("ecs", &["entropy", "plan", "time"]),
     ("health", &["ecs", "metrics", "record", "scheduler", "store", "time"]),

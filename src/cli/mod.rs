@@ -13,6 +13,7 @@ mod edit;
 mod fleet;
 mod get;
 mod healthcheck;
+mod iam;
 mod import_token;
 mod judge;
 mod keys;
@@ -100,6 +101,8 @@ enum Command {
     #[command(subcommand)]
     Seal(seal::SealCommand),
     Why(why::Why),
+    #[command(subcommand)]
+    Iam(iam::IamCommand),
     Completions(completions::Completions),
     Man(man::Man),
 }
@@ -149,6 +152,7 @@ impl Cli {
             Command::Keys(command) => Box::pin(command.run(&app)).await,
             Command::Seal(command) => Box::pin(command.run(&app)).await,
             Command::Why(command) => Box::pin(command.run(&app)).await,
+            Command::Iam(command) => command.run(&app),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),
         }

@@ -50,6 +50,7 @@ const RUNS: &[(&str, &[&str])] = &[
     ("clients secret promote", &["posted", "--keep"]),
     ("clients secret drop", &["posted"]),
     ("clients secret check", &[]),
+    ("iam print", &["operator", "--account", "123456789012", "--region", "eu-central-1"]),
     ("spill list", &[]),
     ("spill replay", &[]),
     ("seal status", &[]),

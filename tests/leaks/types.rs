@@ -109,6 +109,8 @@ const HARMLESS: &[&str] = &[
     "second_client_secret_env",
     "refresh_token_env",
     "access_token_env",
+    // ARNs of them, in a policy.
+    "secrets",
 ];
 
 /// Fields of types that derive `Debug` (public or not), as `file: field: type`, that are text and sound secret.

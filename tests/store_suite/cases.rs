@@ -492,6 +492,9 @@ async fn a_view_without_secrets_has_none<W: World>(world: W) {
     let view = async |view| world.store().load(std::slice::from_ref(&key), view).await.expect("loads");
     assert_eq!(view(View::WithoutSecrets).await, vec![(key.clone(), plain.clone())]);
     assert_eq!(view(View::Glance).await, vec![(key.clone(), plain)]);
+    let readers = item([(attr::TOK_GEN, Value::N(3)), (attr::SCOPE, s("a b"))]);
+    let access = Value::text(attr::ACCESS_TOKEN, "hunter2");
+    assert_eq!(view(View::Reader).await, vec![(key.clone(), readers.with(attr::ACCESS_TOKEN, access))]);
     assert_eq!(view(View::Whole).await, vec![(key.clone(), secrets.with("theirs", s("unknown")))]);
 }
 
