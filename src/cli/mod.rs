@@ -29,6 +29,7 @@ mod resolve;
 mod run;
 mod seal;
 mod sealing;
+mod secret;
 mod show;
 mod source;
 mod spec;

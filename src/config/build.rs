@@ -8,8 +8,9 @@ use super::kind::human;
 use super::reader::Reader;
 use super::{
     Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing, SealingMode,
-    Shutdown, Spill, Store, StoreKind,
+    Secrets, Shutdown, Spill, Store, StoreKind,
 };
+use crate::client::allowance::Rules as SecretRules;
 use crate::client::outbound::{Outbound, network};
 use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
 use crate::plan::membership::Rules;
@@ -48,6 +49,7 @@ pub(super) fn config(
     let ecs = Ecs { protection: r.flag("ecs.protection") };
     let sealing = sealing(r, &store, profile);
     let spill = spill(r, &sealing);
+    let secrets = secrets(r);
     let refresh = refresh?;
     Some(Config {
         profile,
@@ -65,6 +67,7 @@ pub(super) fn config(
         ecs,
         spill,
         sealing,
+        secrets,
         providers,
     })
 }
@@ -267,6 +270,17 @@ fn sealing(r: &mut Reader, store: &Store, profile: Profile) -> Sealing {
         _ => {}
     }
     sealing
+}
+
+fn secrets(r: &mut Reader) -> Secrets {
+    // Elements that do not fit have been refused.
+    let rules = r.list("secrets.allow").iter().filter_map(|text| text.parse().ok()).collect();
+    Secrets {
+        allow: SecretRules(rules),
+        fresh: r.duration("secrets.fresh"),
+        stale: r.duration("secrets.stale"),
+        endpoint: r.optional_url("secrets.endpoint"),
+    }
 }
 
 fn health(r: &mut Reader) -> Health {

@@ -7,6 +7,7 @@ use super::check;
 use super::error::Fault;
 use super::kind::Kind;
 use super::reload::{self, Reload};
+use super::spelling::distance;
 
 /// A key. A `*` in its path stands for a name that the operator chooses.
 pub(super) struct Key {
@@ -150,20 +151,6 @@ fn nearest_sibling(path: &[String]) -> Option<&'static str> {
     let names = siblings.filter_map(|key| key.segments().nth(parent.len())).filter(|own| *own != "*");
     let (distance, nearest) = names.map(|own| (distance(own, name), own)).min()?;
     (distance <= 2 && distance < nearest.len()).then_some(nearest)
-}
-
-/// Levenshtein's distance, in bytes.
-fn distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.bytes().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(from != to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 const fn key(path: &'static str, kind: Kind, default: Fallback, doc: &'static str) -> Key {
@@ -518,6 +505,32 @@ pub(super) static KEYS: &[Key] = &[
         "The key itself, meant for the environment: on ECS, from a secret. Never shown.",
     ),
     key(
+        "secrets.allow",
+        Kind::List("references in which `*` stands for anything but `/`", check::secret_rule),
+        Is(""),
+        "The references to client secrets that are followed, as in \"ssm:/oauth/{client}/*\": `{client}` and `{provider}` \
+         stand for who uses it. None: a registration with a reference is not refreshed.",
+    ),
+    key(
+        "secrets.fresh",
+        between(secs(1), DAY),
+        Is("5m"),
+        "How long a client secret that was looked up is used before it is looked up again. One that a provider refuses \
+         is looked up at once.",
+    ),
+    key(
+        "secrets.stale",
+        between(secs(0), secs(7 * 86_400)),
+        Is("12h"),
+        "How much longer, while there is no answer. A refusal ends it at once.",
+    ),
+    key(
+        "secrets.endpoint",
+        Kind::Url,
+        Unset,
+        "Another endpoint of Secrets Manager and Parameter Store than AWS's own, such as a local server's.",
+    ),
+    key(
         "providers.*.token_url",
         Kind::Url,
         Required,
@@ -665,19 +678,15 @@ mod tests {
             "sealing.key_table",
             "sealing.kms_key",
             "sealing.key_file",
+            "secrets.allow",
+            "secrets.fresh",
+            "secrets.stale",
+            "secrets.endpoint",
             "providers.*.token_url",
         ];
         let open = KEYS.iter().filter(|key| sounds_secret(key.path) && !key.is_secret(&path(key.path)));
         assert_eq!(open.map(|key| key.path).collect::<Vec<_>>(), harmless);
         let Place::Key(header) = find(&path("providers.acme.headers.accept")) else { panic!("a key") };
         assert!(header.is_secret(&path("providers.acme.headers.accept")));
-    }
-
-    #[test]
-    fn distances_are_levenshteins() {
-        for (a, b, expected) in [("", "", 0), ("table", "tabel", 2), ("kitten", "sitting", 3), ("", "ab", 2)]
-        {
-            assert_eq!((distance(a, b), distance(b, a)), (expected, expected), "{a} {b}");
-        }
     }
 }
