@@ -396,6 +396,12 @@ fn access_tokens(estate: &Estate) -> Statement {
             "dynamodb:Select",
             ["SPECIFIC_ATTRIBUTES".to_owned()],
         );
+        // A request that names none fits every list; a transaction may name them elsewhere.
+        statement = statement.when("Null", "dynamodb:Attributes", ["false".to_owned()]).when(
+            "Null",
+            "dynamodb:EnclosingOperation",
+            ["true".to_owned()],
+        );
     }
     if estate.clients.is_empty() {
         return statement;

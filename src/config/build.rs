@@ -49,7 +49,7 @@ pub(super) fn config(
     let ecs = Ecs { protection: r.flag("ecs.protection") };
     let sealing = sealing(r, &store, profile);
     let spill = spill(r, &sealing);
-    let secrets = secrets(r);
+    let secrets = secrets(r, profile);
     let refresh = refresh?;
     Some(Config {
         profile,
@@ -272,14 +272,26 @@ fn sealing(r: &mut Reader, store: &Store, profile: Profile) -> Sealing {
     sealing
 }
 
-fn secrets(r: &mut Reader) -> Secrets {
+fn secrets(r: &mut Reader, profile: Profile) -> Secrets {
+    let endpoint = r.optional_url("secrets.endpoint");
+    if let Some(url) = &endpoint
+        && profile == Profile::Production
+        && url.scheme() == "http"
+        && !is_loopback(url)
+    {
+        r.refuse(
+            &["secrets.endpoint", "profile"],
+            "is plain http, and secrets would travel unencrypted",
+            "use https",
+        );
+    }
     // Elements that do not fit have been refused.
     let rules = r.list("secrets.allow").iter().filter_map(|text| text.parse().ok()).collect();
     Secrets {
         allow: SecretRules(rules),
         fresh: r.duration("secrets.fresh"),
         stale: r.duration("secrets.stale"),
-        endpoint: r.optional_url("secrets.endpoint"),
+        endpoint,
     }
 }
 
