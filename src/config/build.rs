@@ -18,8 +18,8 @@ use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::seal::LocalKeys;
 use crate::secret::Secret;
 
-/// Builds the configuration, by the rules of the profile that is running where there is one; none if a value is missing that has no default. Errors are left with the reader, and
-/// void what is returned.
+/// Builds the configuration, by the rules of the profile that is running where there is one; none if a value is missing
+/// that has no default. Errors are left with the reader, and void what is returned.
 pub(super) fn config(
     r: &mut Reader,
     implied: Profile,

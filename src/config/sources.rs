@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::schema::{self, Place};
+use crate::client::reference::is_own_variable;
 use crate::secret::Secret;
 
 const PREFIX: &str = "PERENNIAL__";
@@ -51,10 +52,9 @@ impl Sources {
         self.environment.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
-    /// Every variable that may hold a client secret: none of this program's own, nor of AWS's.
+    /// Every variable that may hold a client secret: none of this program's own, nor of AWS's or ECS's.
     pub fn foreign_variables(&self) -> BTreeMap<String, Secret> {
-        let foreign = |name: &str| !["PERENNIAL", "AWS_", "ECS_"].iter().any(|own| name.starts_with(own));
-        let set = self.environment.iter().filter(|(name, _)| foreign(name));
+        let set = self.environment.iter().filter(|(name, _)| !is_own_variable(name));
         set.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
