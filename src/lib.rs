@@ -22,6 +22,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod plan;
 pub mod provider;
+pub mod reader;
 pub mod record;
 pub mod refresh;
 pub mod registrar;
