@@ -9,6 +9,7 @@
 //! [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`cli`]; and the
 //! surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`shutdown`], [`telemetry`].
 
+pub mod agent;
 pub mod aws;
 pub mod cli;
 pub mod client;

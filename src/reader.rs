@@ -80,16 +80,40 @@ impl Default for Settings {
 pub type Overlaps = dyn Fn(&str) -> Option<Duration> + Send + Sync;
 
 /// What a reader has done since its start.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Counts {
     /// Tokens served from memory.
     pub hits: AtomicU64,
     /// Requests that had to wait for the table.
     pub misses: AtomicU64,
-    /// Questions to the table.
-    pub questions: AtomicU64,
-    /// Those among them that had no answer.
+    /// Questions to the table that had an answer.
+    pub answers: AtomicU64,
+    /// Those that had none.
     pub failures: AtomicU64,
+    /// In milliseconds.
+    least_lifetime: AtomicU64,
+}
+
+impl Counts {
+    fn new() -> Self {
+        let zero = AtomicU64::default;
+        let (hits, misses, answers, failures) = (zero(), zero(), zero(), zero());
+        Self { hits, misses, answers, failures, least_lifetime: AtomicU64::new(u64::MAX) }
+    }
+
+    /// The shortest life that a token had left when it was served; 30 days before the first.
+    pub fn least_lifetime(&self) -> Duration {
+        const MONTH: Duration = Duration::from_secs(30 * 86_400);
+        Duration::from_millis(self.least_lifetime.load(Ordering::Relaxed)).min(MONTH)
+    }
+
+    fn served(&self, served: &Served) {
+        let left = u64::try_from(served.remaining.as_millis()).unwrap_or(u64::MAX);
+        // A read is cheaper than a write that changes nothing.
+        if left < self.least_lifetime.load(Ordering::Relaxed) {
+            self.least_lifetime.fetch_min(left, Ordering::Relaxed);
+        }
+    }
 }
 
 /// The cache. Clones share it.
@@ -135,7 +159,7 @@ impl<S: Store> Reader<S> {
             strangers: Cache::new(STRANGERS),
             questions: Semaphore::new(AT_ONCE),
             upkeep: Upkeep::default(),
-            counts: Counts::default(),
+            counts: Counts::new(),
         }))
     }
 
@@ -151,6 +175,7 @@ impl<S: Store> Reader<S> {
             inner.ask(&slot);
         }
         inner.counts.hits.fetch_add(1, Ordering::Relaxed);
+        inner.counts.served(&served);
         Some(served)
     }
 
@@ -233,7 +258,10 @@ impl<S: Store> Inner<S> {
             let (entry, now) = (slot.entry.load_full(), this.now());
             slot.touch(now.moment);
             match freshness::judge(&entry, want, now) {
-                Judgement::Serve(served) => return Ok(served),
+                Judgement::Serve(served) => {
+                    this.counts.served(&served);
+                    return Ok(served);
+                }
                 Judgement::Refuse(refusal) => return Err(refusal),
                 // A question whose task died told nothing.
                 Judgement::Ask if put.as_ref().is_some_and(|put| Arc::ptr_eq(put, &entry)) => {
@@ -282,6 +310,7 @@ impl<S: Store> Inner<S> {
         let (now, unit) = (self.now(), self.entropy.unit());
         let entry = match answer {
             Ok(look) => {
+                self.counts.answers.fetch_add(1, Ordering::Relaxed);
                 // The answer has just told the table's clock: only now is the time known at which it began.
                 let wall = now.wall.minus(now.moment.since(asked.moment));
                 let sighting = look.with(&before, Now { wall, ..asked });
@@ -313,7 +342,6 @@ impl<S: Store> Inner<S> {
     /// The token alone where it is good; what stands beside it where that explains something.
     async fn look(&self, id: &ClientId, before: &Entry) -> Result<Look, StoreError> {
         let _permit = self.questions.acquire().await;
-        self.counts.questions.fetch_add(1, Ordering::Relaxed);
         let token = [Key::Token(id.clone())];
         let token = self.load(id, &token, View::Whole);
         if !freshness::looks_closer(before, self.now()) {

@@ -516,6 +516,73 @@ pub(super) static KEYS: &[Key] = &[
         "The key itself, meant for the environment: on ECS, from a secret. Never shown.",
     ),
     key(
+        "agent.address",
+        Kind::Address,
+        Is("127.0.0.1:2774"),
+        "Where `perennial agent` answers: loopback only.",
+    ),
+    key("agent.socket", Kind::Text("a path", check::line), Unset, "A Unix socket at which it answers, too."),
+    key(
+        "agent.socket_users",
+        Kind::List("numeric user ids", check::user),
+        Is(""),
+        "Whose processes may use the socket, besides the agent's own user's. With keys, they need one as well.",
+    ),
+    key(
+        "agent.keys_file",
+        Kind::Text("a path", check::line),
+        Unset,
+        "Who may read which tokens: a TOML file, see `perennial agent key`. Under the production profile it must be set.",
+    ),
+    key(
+        "agent.clients",
+        Kind::Integer(1..=10_000_000),
+        Is("10000"),
+        "Clients that are remembered, at most. Others are asked for when they are wanted.",
+    ),
+    key(
+        "agent.max_age",
+        between(secs(1), secs(86_400)),
+        Is("5m"),
+        "A token in use is confirmed with the table at least this often, besides soon after each refresh.",
+    ),
+    key(
+        "agent.idle",
+        between(secs(1), secs(30 * 86_400)),
+        Is("1h"),
+        "A token that nobody has asked for in so long is not kept fresh any more.",
+    ),
+    key(
+        "agent.max_wait",
+        between(Duration::ZERO, secs(300)),
+        Is("30s"),
+        "The longest that a request may wait for a newer token.",
+    ),
+    key(
+        "agent.connections",
+        Kind::Integer(1..=100_000),
+        Is("1024"),
+        "Connections at once. Where there are more, the one that has been idle longest goes.",
+    ),
+    key(
+        "agent.waiting",
+        Kind::Integer(1..=100_000),
+        Is("1024"),
+        "Requests that wait at once, for the table or for a newer token; others are answered with 503.",
+    ),
+    key(
+        "agent.rejections",
+        Kind::Flag,
+        Is("true"),
+        "Whether readers may say that a token was refused, which asks for a refresh.",
+    ),
+    key(
+        "agent.rejection_interval",
+        between(secs(10), secs(3600)),
+        Is("2m"),
+        "How old a token must be for that; doubled while new tokens are refused as well.",
+    ),
+    key(
         "providers.*.token_url",
         Kind::Url,
         Required,
@@ -632,6 +699,12 @@ pub(super) static KEYS: &[Key] = &[
         "An access token's life where this provider does not say.",
     ),
     key(
+        "providers.*.overlap",
+        between(secs(1), secs(30 * 86_400)),
+        Unset,
+        "How long an access token still works after it was replaced, for readers; unset, for as long as it lives.",
+    ),
+    key(
         "providers.*.max_response",
         Kind::Integer(1024..=4_194_304),
         Is("262144"),
@@ -663,6 +736,7 @@ mod tests {
             "sealing.key_table",
             "sealing.kms_key",
             "sealing.key_file",
+            "agent.keys_file",
             "providers.*.token_url",
         ];
         let open = KEYS.iter().filter(|key| sounds_secret(key.path) && !key.is_secret(&path(key.path)));

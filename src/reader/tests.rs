@@ -114,7 +114,8 @@ impl World {
     }
 
     fn questions(&self) -> u64 {
-        self.reader.counts().questions.load(Ordering::Relaxed)
+        let counts = self.reader.counts();
+        counts.answers.load(Ordering::Relaxed) + counts.failures.load(Ordering::Relaxed)
     }
 
     #[expect(clippy::disallowed_methods, reason = "simulated time passes")]

@@ -212,6 +212,15 @@ impl Deployment {
         .await
     }
 
+    /// Starts another command that runs until it is stopped.
+    pub(crate) async fn start(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
+        Process::start(&binary(), arguments, |command| {
+            self.settle(command);
+            command.envs(variables.iter().copied());
+        })
+        .await
+    }
+
     /// The table, beside whoever else uses it.
     pub(crate) async fn store(&self) -> DynamoStore {
         match &self.table {
