@@ -63,6 +63,7 @@ trap 'rm -rf "$forms"' EXIT
 everything=(
     CreateSpillBucket=true CreateVpcEndpoints=true AutoScaling=true AlarmEmail=on-call@example.org
     SealingKeySecretArn=arn:aws:secretsmanager:us-east-1:123456789012:secret:sealing
+    SealingKmsKeyArn=arn:aws:kms:us-east-1:123456789012:key/66666666-7777-8888-9999-000000000000
 )
 form >"$forms/default.yaml"
 form "${everything[@]}" >"$forms/service.yaml"

@@ -63,6 +63,20 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
     parts.join(": ")
 }
 
+/// What to do where a role lacks a right: AWS's own words name the action and the resource.
+pub(crate) const REMEDY_OF_RIGHTS: &str = "`perennial iam print` says what a role needs";
+
+/// Whether a service's code says that the role lacks a right: S3's and the others'.
+pub(crate) fn lacks_right(code: &str) -> bool {
+    ["AccessDenied", "AccessDeniedException"].contains(&code)
+}
+
+/// As [`chain`], with the remedy where a right is lacking.
+pub(crate) fn told(error: &(dyn Error + 'static), code: Option<&str>) -> String {
+    let chain = chain(error);
+    if code.is_some_and(lacks_right) { format!("{chain}; {REMEDY_OF_RIGHTS}") } else { chain }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

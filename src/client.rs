@@ -143,7 +143,7 @@ pub struct RateLimit {
 }
 
 /// A provider profile: everything that the clients of one token endpoint have in common.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Provider {
     /// Its name in the configuration: `[a-z][a-z0-9_]*`.
     pub name: String,
@@ -157,8 +157,8 @@ pub struct Provider {
     pub audience: Option<String>,
     /// RFC 8707 resource indicators for clients that name none.
     pub resource: Vec<String>,
-    /// Further parameters; a client's own parameter of the same name wins.
-    pub params: BTreeMap<String, String>,
+    /// Further parameters, which may be credentials; a client's own parameter of the same name wins.
+    pub params: BTreeMap<String, Secret>,
     /// Further request headers.
     pub headers: BTreeMap<String, Secret>,
     /// Whether a refresh may return a new refresh token that kills the old one.
@@ -216,7 +216,7 @@ impl Provider {
 }
 
 /// A registered client: the `CONFIG` item of a live one.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub struct Client {
     /// Who.
     pub id: ClientId,
@@ -234,8 +234,8 @@ pub struct Client {
     pub audience: Option<String>,
     /// RFC 8707 resource indicators.
     pub resource: Vec<String>,
-    /// Further parameters of the token request.
-    pub params: BTreeMap<String, String>,
+    /// Further parameters of the token request, which may be credentials.
+    pub params: BTreeMap<String, Secret>,
     /// Token endpoint, where it is not the provider's.
     pub token_url: Option<Url>,
     /// No refreshes while true.
@@ -257,6 +257,41 @@ impl Client {
     pub fn binding(&self, provider: &Provider) -> Binding {
         Binding::of(&self.provider, self.endpoint(provider), &self.client_id)
     }
+}
+
+/// Of its endpoint and its parameters only what may be shown.
+impl fmt::Debug for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, auth, rotates, in_doubt, .. } = self;
+        let mut shown = f.debug_struct("Provider");
+        shown.field("name", name).field("token_url", &without_query(&self.token_url)).field("auth", auth);
+        shown.field("rotates", rotates).field("in_doubt", in_doubt).finish_non_exhaustive()
+    }
+}
+
+/// Of its endpoint only what may be shown.
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, provider, grant, client_id, paused, refresh_now, joined, .. } = self;
+        let mut shown = f.debug_struct("Client");
+        shown.field("id", id).field("provider", provider).field("grant", grant).field("client_id", client_id);
+        shown
+            .field("scopes", &self.scopes)
+            .field("audience", &self.audience)
+            .field("resource", &self.resource);
+        shown.field("params", &self.params).field("token_url", &self.token_url.as_ref().map(without_query));
+        shown.field("paused", paused).field("refresh_now", refresh_now).field("joined", joined);
+        shown.finish_non_exhaustive()
+    }
+}
+
+/// A URL as it may be shown: a query may carry a key.
+pub(crate) fn without_query(url: &Url) -> String {
+    let mut shown = url.clone();
+    if shown.query().is_some() {
+        shown.set_query(Some("..."));
+    }
+    shown.into()
 }
 
 /// Whether the URL's host is this machine, by its spelling: `localhost`, 127.0.0.0/8 or `[::1]`.

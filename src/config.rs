@@ -13,8 +13,9 @@ mod reload;
 mod schema;
 mod sources;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -321,6 +322,9 @@ impl Spill {
     }
 }
 
+/// What stands for the value of a secret.
+const REDACTED: &str = "(redacted)";
+
 /// One setting as `config show` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Setting {
@@ -341,6 +345,20 @@ pub struct Loaded {
     pub settings: Vec<Setting>,
 }
 
+impl Loaded {
+    /// The files that hold secrets and that every user of this machine may read.
+    pub fn exposed_files(&self) -> BTreeSet<PathBuf> {
+        let secret = self.settings.iter().filter(|setting| setting.value == REDACTED);
+        let own = secret.filter_map(|setting| match &setting.origin {
+            Origin::File(path) => Some(PathBuf::from(path)),
+            _ => None,
+        });
+        let files = own.chain(self.config.sealing.key_file.clone());
+        let is_open = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|found| found.mode() & 0o004 != 0);
+        files.filter(is_open).collect()
+    }
+}
+
 impl Config {
     /// Reads and checks everything.
     ///
@@ -348,12 +366,25 @@ impl Config {
     /// All that is wrong at once: files that cannot be read, keys and variables that there are not, values that do
     /// not fit, and values that do not fit together.
     pub fn load(sources: Sources) -> Result<Loaded, ConfigErrors> {
+        Self::load_under(sources, None)
+    }
+
+    /// The same, by the files and the rules of the profile that is running, whatever the sources say: that they say
+    /// otherwise stands among the settings, and waits for a restart.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_again(sources: Sources, running: Profile) -> Result<Loaded, ConfigErrors> {
+        Self::load_under(sources, Some(running))
+    }
+
+    fn load_under(sources: Sources, running: Option<Profile>) -> Result<Loaded, ConfigErrors> {
         let on_ecs = sources.on_ecs();
         let implied = if on_ecs { Profile::Production } else { Profile::Development };
         let mut errors = Vec::new();
-        let tree = collect(sources, implied, &mut errors);
+        let tree = collect(sources, implied, running, &mut errors);
         let mut reader = Reader::new(&tree);
-        let config = build::config(&mut reader, implied, on_ecs);
+        let config = build::config(&mut reader, implied, running, on_ecs);
         errors.append(&mut reader.errors);
         errors.sort();
         errors.dedup();
@@ -367,7 +398,12 @@ impl Config {
 }
 
 /// Files first, the profile's own over the common one, and the environment over both.
-fn collect(sources: Sources, implied: Profile, errors: &mut Vec<ConfigError>) -> Map<String, Value> {
+fn collect(
+    sources: Sources,
+    implied: Profile,
+    running: Option<Profile>,
+    errors: &mut Vec<ConfigError>,
+) -> Map<String, Value> {
     let path = sources.path();
     let environment = sources.into_layer(errors);
     let Some(path) = path else { return sources::merge(&[&environment]) };
@@ -384,6 +420,7 @@ fn collect(sources: Sources, implied: Profile, errors: &mut Vec<ConfigError>) ->
         Some(name) if name == "development" => Profile::Development,
         _ => implied,
     };
+    let profile = running.unwrap_or(profile);
     let mut own = optional(&format!("{}.toml", profile.as_str()), errors);
     if let Some(value) = own.remove("profile") {
         errors.push(ConfigError {

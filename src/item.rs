@@ -139,6 +139,21 @@ pub mod attr {
 
     /// The attributes whose values are secrets wherever they stand.
     pub const SECRETS: [&str; 3] = [ACCESS_TOKEN, REFRESH_TOKEN, CLIENT_SECRET];
+
+    /// What is a reader's business: the access token and what belongs to it, and whether the table can be read. A policy
+    /// that names them keeps readers from every other secret.
+    pub const READER: [&str; 10] = [
+        ACCESS_TOKEN,
+        TOKEN_TYPE,
+        SCOPE,
+        EXPIRES_AT,
+        LAST_UPDATED,
+        REFRESH_AT,
+        TOK_GEN,
+        V,
+        SCHEMA,
+        MIN_READER,
+    ];
 }
 
 /// Which item.

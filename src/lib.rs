@@ -6,8 +6,9 @@
 //!
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`reply`],
-//! [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`cli`]; and the
-//! surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`shutdown`], [`telemetry`].
+//! [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and the
+//! surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
+//! [`telemetry`].
 
 pub mod agent;
 pub mod aws;
@@ -18,6 +19,7 @@ pub mod ecs;
 pub mod entropy;
 pub mod fleet;
 pub mod health;
+pub mod iam;
 pub mod item;
 pub mod maintenance;
 pub mod metrics;
@@ -31,6 +33,7 @@ pub mod reload;
 pub mod reply;
 pub mod scheduler;
 pub mod seal;
+pub mod seclusion;
 pub mod secret;
 pub mod shutdown;
 pub mod spill;

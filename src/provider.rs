@@ -6,6 +6,7 @@ mod tls;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::reply::Reply;
 use crate::secret::Secret;
 
 /// A token request (RFC 6749 sections 4.4.2 and 6), complete.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct TokenRequest {
     /// Name of the provider profile.
     pub provider: String,
@@ -43,8 +44,8 @@ pub struct TokenRequest {
     pub audience: Option<String>,
     /// RFC 8707 resource indicators.
     pub resource: Vec<String>,
-    /// Further parameters.
-    pub params: BTreeMap<String, String>,
+    /// Further parameters, which may be credentials.
+    pub params: BTreeMap<String, Secret>,
     /// Further headers.
     pub headers: BTreeMap<String, Secret>,
     /// The whole exchange, at most.
@@ -89,6 +90,16 @@ impl TokenRequest {
             outbound: Arc::clone(&provider.outbound),
             rotates: provider.rotates,
         }
+    }
+}
+
+/// Says whose it is, and nothing of what it carries.
+impl fmt::Debug for TokenRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { provider, grant, client_id, .. } = self;
+        let mut shown = f.debug_struct("TokenRequest");
+        shown.field("provider", provider).field("grant", grant).field("client_id", client_id);
+        shown.finish_non_exhaustive()
     }
 }
 

@@ -264,7 +264,8 @@ pub enum Registration {
 /// The `CONFIG` item of a client in the given virtual shard.
 pub fn encode_config(client: &Client, shard: u32) -> Item {
     let strings = |list: &[String]| Value::L(list.iter().cloned().map(Value::S).collect());
-    let params = client.params.iter().map(|(name, value)| (name.clone(), Value::S(value.clone()))).collect();
+    let params =
+        client.params.iter().map(|(name, value)| (name.clone(), Value::Secret(value.clone()))).collect();
     Item::default()
         .with(attr::PROVIDER, Value::S(client.provider.clone()))
         .with(attr::GRANT, Value::S(client.grant.as_str().to_owned()))
@@ -290,7 +291,11 @@ fn decode_config(id: &ClientId, item: &Item) -> Result<Registration, Malformed> 
     Ok(Registration::Live(Box::new(Client {
         id: id.clone(),
         provider: read.required(attr::PROVIDER, Reader::string)?,
-        grant: read.required(attr::GRANT, Reader::string)?.parse().map_err(|e| read.bad(attr::GRANT, e))?,
+        // What another tool wrote there is not quoted: it may be anything.
+        grant: read
+            .required(attr::GRANT, Reader::string)?
+            .parse()
+            .map_err(|_| read.bad(attr::GRANT, "is not a grant: use client_credentials or refresh_token"))?,
         client_id: read.required(attr::CLIENT_ID, Reader::string)?,
         client_secret: read.secret(attr::CLIENT_SECRET)?,
         scopes: words(read.string(attr::SCOPES)?),
@@ -411,12 +416,14 @@ impl Reader<'_> {
         }
     }
 
-    fn map(&self, attribute: &str) -> Result<BTreeMap<String, String>, Malformed> {
+    /// What stands there may be a credential.
+    fn map(&self, attribute: &str) -> Result<BTreeMap<String, Secret>, Malformed> {
         match self.item.get(attribute) {
             None => Ok(BTreeMap::new()),
-            Some(Value::M(map)) => {
-                map.iter().map(|(name, value)| Ok((name.clone(), self.text_in(attribute, value)?))).collect()
-            }
+            Some(Value::M(map)) => map
+                .iter()
+                .map(|(name, value)| Ok((name.clone(), self.secret_in(attribute, value)?)))
+                .collect(),
             Some(other) => Err(self.wrong_type(attribute, other, "M of S")),
         }
     }
@@ -424,9 +431,14 @@ impl Reader<'_> {
     fn text_in(&self, attribute: &str, value: &Value) -> Result<String, Malformed> {
         match value {
             Value::S(text) => Ok(text.clone()),
-            // A map may hold a name that is a secret's elsewhere.
-            Value::Secret(secret) => Ok(secret.expose().to_owned()),
             other => Err(self.wrong_type(attribute, other, "S inside")),
+        }
+    }
+
+    fn secret_in(&self, attribute: &str, value: &Value) -> Result<Secret, Malformed> {
+        match value {
+            Value::Secret(secret) => Ok(secret.clone()),
+            value => self.text_in(attribute, value).map(Secret::new),
         }
     }
 }
@@ -450,7 +462,7 @@ mod tests {
             scopes: vec!["a".into(), "b".into()],
             audience: Some("api".into()),
             resource: vec!["https://r.test/".into()],
-            params: BTreeMap::from([("x".into(), "y".into())]),
+            params: BTreeMap::from([("x".into(), Secret::new("y"))]),
             token_url: Some(Url::parse("https://acme.test/token").expect("a url")),
             paused: true,
             refresh_now: Some(Gen(4)),

@@ -9,7 +9,6 @@ mod landed;
 
 use std::time::Duration;
 
-pub(crate) use diff::without_query;
 pub use diff::{Field, Step, Wanted, diff};
 use landed::landed;
 

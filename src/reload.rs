@@ -54,7 +54,8 @@ impl Reloader {
     ) -> Result<(Changes, &Config), ConfigErrors> {
         self.read = self.sources.fingerprint();
         self.sources.missing_since(&self.taken)?;
-        let new = Config::load(self.sources.clone())?;
+        // Another profile waits for a restart, and its rules do, too: which file is read, and that loopback is reached.
+        let new = Config::load_again(self.sources.clone(), self.running.config.profile)?;
         let (running, changes) = self.running.take(new)?;
         check(&running.config)?;
         self.running = running;
@@ -129,6 +130,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::config::Profile;
 
     #[test]
     fn a_file_is_read_when_it_rests_and_once() {
@@ -172,5 +174,29 @@ mod tests {
             5,
             "the profile's own file"
         );
+    }
+
+    #[test]
+    fn another_profile_waits_and_the_running_one_goes_on_ruling() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |file: &str, text: &str| fs::write(folder.path().join(file), text).expect("a file");
+        let common = |profile: &str| {
+            let provider = "[providers.acme]\ntoken_url = \"https://acme.test/token\"\n";
+            let text = format!("profile = \"{profile}\"\n[store]\ntable = \"clients\"\n{provider}");
+            write("perennial.toml", &text);
+        };
+        common("production");
+        write("production.toml", "[refresh]\nconcurrency = 3");
+        write("development.toml", "[refresh]\nconcurrency = 4");
+        let sources = Sources { path: Some(folder.path().to_owned()), ..Sources::default() };
+        let running = Config::load(sources.clone()).expect("a configuration");
+        let mut reloader = Reloader::new(sources, running);
+
+        common("development");
+        let (changes, config) = reloader.read(|_| Ok(())).expect("it is valid");
+        assert!(!config.providers["acme"].outbound.loopback, "production admits no loopback");
+        assert_eq!((config.profile, config.refresh.concurrency), (Profile::Production, 3));
+        assert_eq!(changes.waiting.keys().collect::<Vec<_>>(), ["profile"]);
+        assert!(changes.live.is_empty(), "{changes:?}");
     }
 }

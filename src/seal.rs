@@ -21,6 +21,9 @@ use zeroize::Zeroizing;
 
 use crate::time::Timestamp;
 
+/// What the encryption context of every request to KMS calls its purpose.
+pub const PURPOSE: &str = "perennial";
+
 /// What is sealed: what it may be opened as, and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Label<'a> {

@@ -77,10 +77,23 @@ impl StoreError {
 pub enum View {
     /// All of it.
     Whole,
+    /// What a reader of access tokens needs, [`attr::READER`]: its role may be allowed no more.
+    Reader,
     /// All but the secrets: what a scheduler keeps in memory.
     WithoutSecrets,
     /// All but the secrets, eventually consistent, at half the price: for whoever only looks.
     Glance,
+}
+
+impl View {
+    /// The attributes that it brings; none for all of them.
+    const fn names(self) -> Option<&'static [&'static str]> {
+        match self {
+            Self::Whole => None,
+            Self::Reader => Some(&attr::READER),
+            Self::WithoutSecrets | Self::Glance => Some(&PLAIN),
+        }
+    }
 }
 
 /// Which clients of a virtual shard a [`Store::query`] lists.

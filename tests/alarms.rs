@@ -63,8 +63,9 @@ impl World {
     async fn before_refusals(refusal: Refusal) -> (Self, Arc<AtomicBool>, Front) {
         let switch = Arc::new(AtomicBool::new(false));
         let on = Arc::clone(&switch);
-        let refuse =
-            move |call: &support::Call| (call.writes() && on.load(Ordering::Relaxed)).then_some(refusal);
+        let refuse = move |call: &support::Call| {
+            (call.writes() && on.load(Ordering::Relaxed)).then(|| refusal.clone())
+        };
         let front = Front::before(DynamoLocal::shared().await.endpoint(), refuse).await;
         (Self::quiet(front.url(), &[], "").await, switch, front)
     }

@@ -55,13 +55,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "time",
         ],
     ),
-    ("registrar", &["client", "entropy", "item", "plan", "record", "store", "time"]),
+    ("registrar", &["client", "entropy", "item", "plan", "record", "secret", "store", "time"]),
+    // Policies are data: what tables and keys are called, and no AWS.
+    ("iam", &["item", "seal"]),
     ("maintenance", &["time"]),
     ("ecs", &["entropy", "plan", "time"]),
     ("health", &["ecs", "metrics", "record", "scheduler", "store", "time"]),
     ("config", &["client", "plan", "seal", "secret", "time"]),
     ("telemetry", &["config"]),
     ("reload", &["config", "time"]),
+    ("seclusion", &[]),
     ("shutdown", &["time"]),
 ];
 /// Modules that may use everything.

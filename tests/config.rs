@@ -15,14 +15,15 @@ use perennial::config::{
     reference,
 };
 use perennial::plan::{Backoff, BreakerPolicy, Lifetimes};
+use perennial::secret::Secret;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const CANARY: &str = "hunter2-canary";
 
-fn environment(variables: &[(&str, &str)]) -> BTreeMap<String, String> {
-    variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+fn environment(variables: &[(&str, &str)]) -> BTreeMap<String, Secret> {
+    variables.iter().map(|(name, value)| ((*name).to_owned(), Secret::from(*value))).collect()
 }
 
 fn load_environment(variables: &[(&str, &str)]) -> Result<Loaded, ConfigErrors> {
@@ -194,7 +195,7 @@ fn the_environment_is_read_by_kind() {
     assert_eq!((config.store.shards, config.health.enabled), (256, false));
     assert_eq!(acme.scopes, ["read", "write"]);
     assert!((acme.rate.per_second - 0.5).abs() < f64::EPSILON);
-    assert_eq!(acme.params["tenant"], "1");
+    assert_eq!(acme.params["tenant"].expose(), "1");
     assert_eq!(acme.headers["x-api-key"].expose(), CANARY);
 }
 

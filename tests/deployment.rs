@@ -18,12 +18,14 @@ use support::stack::{Stack, list, text, words};
 use support::{ACCESS_DENIED, Auth, DynamoLocal, Front, Process, StrictProvider, part, wait_until};
 use tempfile::TempDir;
 
-const EVERYTHING: [&str; 5] = [
+const SEALING: &str = "arn:aws:kms:us-east-1:123456789012:key/66666666-7777-8888-9999-000000000000";
+const EVERYTHING: [&str; 6] = [
     "CreateSpillBucket=true",
     "CreateVpcEndpoints=true",
     "AutoScaling=true",
     "AlarmEmail=on-call@example.org",
     "SealingKeySecretArn=arn:aws:secretsmanager:us-east-1:123456789012:secret:sealing",
+    "SealingKmsKeyArn=arn:aws:kms:us-east-1:123456789012:key/66666666-7777-8888-9999-000000000000",
 ];
 
 /// A task's role before DynamoDB Local: it refuses what the role does not allow, as IAM does, and keeps account.
@@ -126,8 +128,8 @@ fn the_stack_is_created_in_each_of_its_forms() {
     assert!(run["HealthCheck"].is_null(), "a run that ends answers no health check");
     let everything = Stack::emulate(&EVERYTHING);
     assert_eq!((everything.count("AWS::S3::Bucket"), everything.count("AWS::SNS::Subscription")), (1, 1));
-    // Two gateways; logs, two of the registry, and the one for the sealing key's secret.
-    assert_eq!(everything.count("AWS::EC2::VPCEndpoint"), 6);
+    // Two gateways; logs, two of the registry, the one for the sealing key's secret, and KMS.
+    assert_eq!(everything.count("AWS::EC2::VPCEndpoint"), 7);
     assert_eq!(everything.only("AWS::ApplicationAutoScaling::ScalableTarget")["MaxCapacity"], 6);
     // What the emulator does not know must not hide that the rest of it was made.
     for stack in [&service, &scheduled, &everything] {
@@ -189,6 +191,34 @@ fn a_restored_table_takes_the_place_of_the_stacks_own() {
     }
 }
 
+#[test]
+fn a_master_key_has_the_tasks_seal_under_the_name_that_the_role_may_open() {
+    let parameter = format!("SealingKmsKeyArn={SEALING}");
+    for (more, table) in [(None, "client-credentials"), (Some("ExistingTableName=restored"), "restored")] {
+        let parameters: Vec<_> = more.into_iter().chain([parameter.as_str()]).collect();
+        let task = Task::new(Stack::emulate(&parameters).environment("perennial"), &[]);
+        let settings: Value = serde_json::from_str(&task.ok(&["config", "show", "--json"])).expect("JSON");
+        let setting = |key: &str| {
+            let found = list(&settings).iter().find(|setting| setting["key"] == key);
+            text(&found.unwrap_or_else(|| panic!("{key} is not set"))["value"]).to_owned()
+        };
+        assert_eq!((setting("sealing.mode"), setting("sealing.kms_key")), ("kms".into(), SEALING.into()));
+        // The role's own are held against these in `tests/iam`.
+        assert_eq!(
+            (setting("store.table").as_str(), setting("sealing.name")),
+            (table, "client-credentials".into())
+        );
+        assert_eq!(setting("sealing.key_table"), "client-credentials-keys");
+    }
+    // The rights without the sealing: before it is turned on, and while it is turned off.
+    let off = Stack::emulate(&[parameter.as_str(), "SealingMode=off"]);
+    let environment: BTreeMap<_, _> = off.environment("perennial").into_iter().collect();
+    assert_eq!(environment["PERENNIAL__SEALING__MODE"], "off");
+    assert!(off.grants().iter().any(|(action, on)| action == "kms:Decrypt" && *on == [SEALING]));
+    let plain: BTreeMap<_, _> = Stack::emulate(&[]).environment("perennial").into_iter().collect();
+    assert!(plain.keys().all(|name| !name.starts_with("PERENNIAL__SEALING__")), "{plain:?}");
+}
+
 /// A removed stack, or a first one that failed, leaves its table and its key: the next one takes both.
 #[test]
 fn a_kept_table_is_taken_over_with_its_key() {
@@ -199,7 +229,10 @@ fn a_kept_table_is_taken_over_with_its_key() {
     assert_eq!((stack.count("AWS::KMS::Key"), stack.count("AWS::DynamoDB::Table")), (0, 0));
     assert_eq!(stack.0["outputs"]["KeyArn"], KEY);
     for (action, resources) in stack.grants().iter().filter(|(action, _)| action.starts_with("kms:")) {
-        assert_eq!(resources, &[KEY], "{action}");
+        assert!(
+            *resources == [KEY] || (*resources == [SEALING] && action == "kms:Decrypt"),
+            "{action} on {resources:?}"
+        );
     }
     for container in ["table", "perennial"] {
         let named = ("PERENNIAL__STORE__KMS_KEY".to_owned(), KEY.to_owned());

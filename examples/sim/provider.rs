@@ -219,7 +219,7 @@ impl Wire {
     /// What the endpoint makes of a request that has reached it. The second value is the place of the answer.
     fn process(&self, request: &TokenRequest) -> (Reply, Option<usize>) {
         let at = self.machine.origin().elapsed();
-        let client = request.params.get("customer").cloned().unwrap_or_default();
+        let client = request.params.get("customer").map_or_else(String::new, |name| name.expose().to_owned());
         let rotation = Rotation::of(&request.provider);
         let token = request.refresh_token.as_ref().map(|token| token.expose().to_owned());
         let renewed = match (request.grant, &token) {

@@ -288,7 +288,7 @@ impl World {
             scopes: Vec::new(),
             audience: None,
             resource: Vec::new(),
-            params: BTreeMap::from([("customer".to_owned(), name.to_owned())]),
+            params: BTreeMap::from([("customer".to_owned(), name.into())]),
             token_url: None,
             paused: false,
             refresh_now: None,

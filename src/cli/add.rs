@@ -1,6 +1,5 @@
 //! `perennial clients add`: one registration.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -58,7 +57,7 @@ pub(super) struct Add {
     resource: Vec<String>,
     /// Further parameter of the token request; may be repeated.
     #[arg(long = "param", value_name = "KEY=VALUE", value_parser = key_value)]
-    params: Vec<(String, String)>,
+    params: Vec<(String, Secret)>,
     /// Token endpoint instead of the provider's.
     #[arg(long, value_name = "URL")]
     token_url: Option<Url>,
@@ -70,9 +69,9 @@ pub(super) struct Add {
     replace: bool,
 }
 
-fn key_value(text: &str) -> Result<(String, String), String> {
+fn key_value(text: &str) -> Result<(String, Secret), String> {
     match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.into())),
         _ => Err("write it as KEY=VALUE".into()),
     }
 }
@@ -114,7 +113,7 @@ impl Add {
             scopes: self.scopes.clone(),
             audience: self.audience.clone(),
             resource: self.resource.clone(),
-            params: BTreeMap::from_iter(self.params.clone()),
+            params: self.params.iter().cloned().collect(),
             token_url: self.token_url.clone(),
             paused: false,
             refresh_now: None,

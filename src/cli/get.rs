@@ -37,7 +37,7 @@ impl Get {
         let store = app.store_for(Role::Reader).await?;
         // The token's item alone: a registration that cannot be understood is no reason to keep a good token back, and
         // whoever may read tokens need not be able to read client secrets.
-        let found = store.load(&[Key::Token(self.id.clone())], View::Whole).await?;
+        let found = store.load(&[Key::Token(self.id.clone())], View::Reader).await?;
         let token = found.into_iter().next().map(|(_, item)| item);
         let partition = Partition { token, ..Partition::default() };
         let read: Snapshot = partition

@@ -14,6 +14,7 @@ mod edit;
 mod fleet;
 mod get;
 mod healthcheck;
+mod iam;
 mod import_token;
 mod judge;
 mod keys;
@@ -55,6 +56,7 @@ use crate::client::{ClientId, Provider};
 use crate::config::{Config, ConfigErrors, Loaded, Setting, Sources, StoreKind};
 use crate::entropy::Entropy;
 use crate::registrar::Registrar;
+use crate::seclusion;
 #[cfg(feature = "embedded")]
 use crate::store::Embedded;
 use crate::store::{Connection, DynamoStore, DynamoVault, Role, Vault, table as schema};
@@ -100,12 +102,16 @@ enum Command {
     #[command(subcommand)]
     Seal(seal::SealCommand),
     Why(why::Why),
+    #[command(subcommand)]
+    Iam(iam::IamCommand),
     Completions(completions::Completions),
     Man(man::Man),
 }
 
 /// Runs a command to its end.
 pub async fn run(cli: Cli) -> ExitCode {
+    // Whatever it is, it comes by secrets. That it was refused is said where there is a log.
+    drop(seclusion::seclude());
     match cli.run().await {
         Ok(code) => code,
         Err(error) => fail(&error),
@@ -148,6 +154,7 @@ impl Cli {
             Command::Keys(command) => Box::pin(command.run(&app)).await,
             Command::Seal(command) => Box::pin(command.run(&app)).await,
             Command::Why(command) => Box::pin(command.run(&app)).await,
+            Command::Iam(command) => command.run(&app),
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),
         }

@@ -27,6 +27,7 @@ use crate::record::Tally;
 use crate::refresh::{Policy, Refresher};
 use crate::reload::hangups;
 use crate::scheduler::{Once, Parts, Scheduler, Settings, Summary};
+use crate::seclusion;
 use crate::shutdown::Shutdown;
 use crate::spill::{Spill, replay_all};
 use crate::store::{DynamoVault, Role, TableError, Vitals, table};
@@ -62,12 +63,18 @@ impl Run {
     pub(crate) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         let config = app.config();
         let Logs { lines, filter } = telemetry::init(&config.log)?;
+        if let Err(error) = seclusion::seclude() {
+            warn!(%error, "core dumps and /proc/PID/environ stay open: the operating system refuses to close them");
+        }
         let meter = Meter::install(&config.metrics, lines)?;
         let shutdown = Shutdown::listen().context("installing signal handlers")?;
         // Of a run that ends nothing is read again, but it must not be ended by a terminal that goes away.
         let hangups = hangups().context("installing the handler of SIGHUP")?;
         let _lock = app.lock_for_daemon()?;
         announce(config, self.once);
+        for file in app.loaded.exposed_files() {
+            warn!(file = %file.display(), "it holds a secret, and every user of this machine may read it: chmod o-r");
+        }
         let ecs = Ecs::detect(app);
         let store = Arc::new(app.store_for(Role::Daemon).await?);
         let spill = spill::configured(app).await?;

@@ -8,9 +8,8 @@ use serde_json::{Value, json};
 use super::import_token::not_registered;
 use super::standing::ClientStatus;
 use super::{App, client_id, output};
-use crate::client::{Client, ClientId};
+use crate::client::{Client, ClientId, without_query};
 use crate::record::Snapshot;
-use crate::registrar::without_query;
 use crate::time::Timestamp;
 
 /// Show everything about a client; of its secrets, only whether there are any.

@@ -15,6 +15,7 @@ use url::Url;
 use super::source::{Expiry, Source, only_one_stdin};
 use crate::client::{Client, ClientAuth, ClientId, Grant, Provider, is_loopback};
 use crate::registrar::Wanted;
+use crate::secret::Secret;
 use crate::time::Timestamp;
 
 /// How a clients file is written.
@@ -389,9 +390,9 @@ impl Fields<'_> {
         }
     }
 
-    fn params(&mut self) -> BTreeMap<String, String> {
+    fn params(&mut self) -> BTreeMap<String, Secret> {
         let Some(value) = self.map.get("params") else { return BTreeMap::new() };
-        let text = |(name, value): (&String, &Value)| Some((name.clone(), value.as_str()?.to_owned()));
+        let text = |(name, value): (&String, &Value)| Some((name.clone(), Secret::from(value.as_str()?)));
         let params = value.as_object().map(|map| map.iter().map(text));
         match params.and_then(Iterator::collect::<Option<BTreeMap<_, _>>>) {
             Some(params) => params,

@@ -17,10 +17,16 @@ use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::seal::LocalKeys;
 use crate::secret::Secret;
 
-/// Builds the configuration; none if a value is missing that has no default. Errors are left with the reader, and
+/// Builds the configuration, by the rules of the profile that is running where there is one; none if a value is missing that has no default. Errors are left with the reader, and
 /// void what is returned.
-pub(super) fn config(r: &mut Reader, profile: Profile, on_ecs: bool) -> Option<Config> {
-    let profile = self::profile(r, profile, on_ecs);
+pub(super) fn config(
+    r: &mut Reader,
+    implied: Profile,
+    running: Option<Profile>,
+    on_ecs: bool,
+) -> Option<Config> {
+    let said = profile(r, implied, on_ecs);
+    let profile = running.unwrap_or(said);
     let store = store(r, profile);
     let request_timeout = r.duration("refresh.request_timeout");
     let default_lifetime = r.duration("refresh.default_lifetime");
@@ -352,7 +358,7 @@ fn provider(
         scopes: r.list(&key("scopes")),
         audience: r.optional_text(&key("audience")),
         resource: r.list(&key("resource")),
-        params: r.map(&key("params")),
+        params: r.map(&key("params")).into_iter().map(secret).collect(),
         headers: r.map(&key("headers")).into_iter().map(secret).collect(),
         rotates,
         in_doubt,

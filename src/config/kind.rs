@@ -10,6 +10,7 @@ use url::Url;
 
 use super::check;
 use super::error::Fault;
+use crate::client::without_query;
 
 /// What a key takes.
 pub(super) enum Kind {
@@ -215,12 +216,4 @@ fn split(text: &str) -> Vec<String> {
 
 fn quoted(words: &[&str]) -> String {
     words.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(" or ")
-}
-
-fn without_query(url: &Url) -> String {
-    let mut shown = url.clone();
-    if shown.query().is_some() {
-        shown.set_query(Some("..."));
-    }
-    shown.into()
 }

@@ -7,17 +7,26 @@ use std::time::Duration;
 use ::config::{Map, Value, ValueKind};
 use serde::de::DeserializeOwned;
 use serde_json::json;
+use zeroize::Zeroize as _;
 
-use super::Setting;
 use super::error::{ConfigError, Fault, Origin};
 use super::kind::{self, Typed};
 use super::schema::{self, Fallback, Key, Place};
 use super::sources::{shorten, unknown_key};
+use super::{REDACTED, Setting};
 
 struct Leaf {
     value: Typed,
     origin: Option<Origin>,
     secret: bool,
+}
+
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        if let (true, Typed::Text(text)) = (self.secret, &mut self.value) {
+            text.zeroize();
+        }
+    }
 }
 
 /// The values that were set and fit, and what was wrong with the others.
@@ -94,7 +103,7 @@ impl Reader {
             Some(there) if from_environment(there) => {}
             Some(_) if !from_environment(&leaf) => {
                 let fault = Fault::new("is given twice, in different capitals", "remove one of the two");
-                self.fail(&dotted, "the name", fault, leaf.origin);
+                self.fail(&dotted, "the name", fault, leaf.origin.clone());
             }
             _ => drop(self.leaves.insert(dotted, leaf)),
         }
@@ -139,8 +148,7 @@ impl Reader {
             None => follows.or_else(|| default_of(dotted)),
         };
         let secret = leaf.is_some_and(|leaf| leaf.secret);
-        let shown =
-            if secret { json!("(redacted)") } else { value.as_ref().map_or(json!(null), Typed::json) };
+        let shown = if secret { json!(REDACTED) } else { value.as_ref().map_or(json!(null), Typed::json) };
         self.settings.push(Setting { key: dotted.to_owned(), value: shown, origin });
         value
     }
@@ -245,7 +253,7 @@ impl Reader {
             map.insert(name.to_owned(), text.clone());
             self.settings.push(Setting {
                 key: dotted.clone(),
-                value: if leaf.secret { json!("(redacted)") } else { json!(text) },
+                value: if leaf.secret { json!(REDACTED) } else { json!(text) },
                 origin: leaf.origin.clone().unwrap_or(Origin::Default),
             });
         }

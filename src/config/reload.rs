@@ -85,11 +85,17 @@ impl Changes {
         }
         // Secrets are not among the settings as they are: these are compared by what was made of them.
         for (name, provider) in &new.config.providers {
-            let changed =
-                running.config.providers.get(name).is_some_and(|known| known.headers != provider.headers);
-            let named = format!("providers.{name}.headers");
-            if changed && !changes.live.iter().any(|key| key.starts_with(&named)) {
-                changes.live.insert(named);
+            let Some(known) = running.config.providers.get(name) else { continue };
+            let parts = [
+                ("headers", known.headers != provider.headers),
+                ("params", known.params != provider.params),
+                ("token_url", known.token_url != provider.token_url),
+            ];
+            for (part, _) in parts.into_iter().filter(|(_, changed)| *changed) {
+                let named = format!("providers.{name}.{part}");
+                if !changes.live.iter().any(|key| key.starts_with(&named)) {
+                    changes.live.insert(named);
+                }
             }
         }
         if running.config.sealing.keys != new.config.sealing.keys
@@ -263,6 +269,18 @@ mod tests {
         assert_eq!(names(&changes), (live, vec![]));
         assert_eq!(taken.config.providers, new.config.providers);
         assert!(!format!("{changes:?}").contains("two"));
+    }
+
+    #[test]
+    fn what_is_not_shown_changes_all_the_same() {
+        let secret = |one: &str| {
+            let url = format!("token_url = \"https://acme.test/token?api_key={one}\"");
+            let headers = format!("headers = {{ x-api-key = \"{one}\" }}");
+            format!("[providers.acme]\n{url}\n{headers}\nparams = {{ assertion = \"{one}\" }}\n")
+        };
+        let (_, changes) = load(&secret("one")).take(load(&secret("two"))).expect("it fits");
+        let live = vec!["providers.acme.headers", "providers.acme.params", "providers.acme.token_url"];
+        assert_eq!(names(&changes), (live, vec![]));
     }
 
     #[test]

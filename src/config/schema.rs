@@ -139,7 +139,9 @@ pub(super) fn variable_of(path: &str) -> String {
 /// Whether a name that an operator chose says that its value is a credential.
 pub(super) fn sounds_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
-    ["secret", "token", "password", "key", "assertion"].iter().any(|word| name.contains(word))
+    ["secret", "token", "pass", "pwd", "key", "assertion", "credential", "signature", "jwt"]
+        .iter()
+        .any(|word| name.contains(word))
 }
 
 fn nearest_sibling(path: &[String]) -> Option<&'static str> {

@@ -30,8 +30,8 @@ const LARGEST: u64 = 1 << 20;
 pub struct Sources {
     /// A configuration file, or a directory of them; where there is none, `PERENNIAL_CONFIG` names it.
     pub path: Option<PathBuf>,
-    /// The environment.
-    pub environment: BTreeMap<String, String>,
+    /// The environment, as it was when the process began: it is read once.
+    pub environment: BTreeMap<String, Secret>,
 }
 
 impl Sources {
@@ -48,7 +48,7 @@ impl Sources {
     /// An environment variable that the operator named, such as the one that holds a client secret. None if it is
     /// not set, or empty.
     pub fn variable(&self, name: &str) -> Option<Secret> {
-        self.set(name).map(Secret::from)
+        self.environment.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
     /// Whether this process is an Amazon ECS task: its agent sets these variables (Amazon ECS Developer Guide,
@@ -116,7 +116,7 @@ impl Sources {
     }
 
     fn set(&self, name: &str) -> Option<&str> {
-        self.environment.get(name).map(String::as_str).filter(|value| !value.is_empty())
+        self.environment.get(name).map(Secret::expose).filter(|value| !value.is_empty())
     }
 
     /// The variables of ours as a tree, and an error for each that no key takes.
@@ -129,7 +129,7 @@ impl Sources {
                 Ok(_) if value.is_empty() => {}
                 Ok(path) => {
                     let origin = Origin::Environment(name);
-                    layer.insert(&path, Value::new(Some(&origin.label()), value.as_str()));
+                    layer.insert(&path, Value::new(Some(&origin.label()), value.expose()));
                 }
             }
         }
@@ -145,7 +145,7 @@ impl fmt::Debug for Sources {
 
 /// A variable that is not Unicode is ignored, except one of ours: its value is read lossily, and then refused by
 /// whatever key takes it.
-fn process_environment() -> BTreeMap<String, String> {
+fn process_environment() -> BTreeMap<String, Secret> {
     #[allow(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
     let variables = std::env::vars_os();
     let readable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
@@ -155,7 +155,7 @@ fn process_environment() -> BTreeMap<String, String> {
             Err(value) if name.starts_with("PERENNIAL_") => value.to_string_lossy().into_owned(),
             Err(_) => return None,
         };
-        Some((name, value))
+        Some((name, Secret::new(value)))
     };
     variables.filter_map(readable).collect()
 }

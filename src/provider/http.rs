@@ -2,8 +2,8 @@
 //!
 //! The transport sends once and only once: no redirects (they would carry secrets elsewhere), no retries, and for
 //! providers that rotate no pooled connections, since a request on one that had died is silently sent again. It
-//! keeps status, headers and body for our own classification, and hands the crate a normalised RFC answer, since
-//! the crate would reject many real ones and lose the error code on the way.
+//! keeps status, headers and body for our own classification, and tells the crate only that tokens came, since it would
+//! reject many real answers, lose the error code on the way, and keep tokens in memory that nobody zeroizes.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -12,12 +12,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
+use hyper::body::Bytes;
 use oauth2::basic::BasicClient;
 use oauth2::{
     AsyncHttpClient, AuthType, ClientId, ClientSecret, EndpointNotSet, EndpointSet, HttpRequest,
     HttpResponse, RefreshToken, RequestTokenError, Scope, TokenUrl,
 };
 use url::Url;
+use zeroize::Zeroizing;
 
 use super::clients::{Clients, unsent_or_unknown};
 use super::tls::{self, TlsError};
@@ -31,6 +33,9 @@ type OAuthClient = BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, E
 
 /// How long an answer is looked for when its time is over. Part of the exchange's time, not on top of it.
 const LAST_LOOK: Duration = Duration::from_millis(100);
+
+/// What a response without a length is made room for, in bytes: more than most of them have.
+const USUAL_RESPONSE: usize = 16 * 1024;
 
 /// What all providers have in common.
 #[derive(Clone, Copy, Debug)]
@@ -67,6 +72,8 @@ impl HttpEndpoint {
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
         add_headers(&mut headers, token);
+        // Zeroized when the last of those who send it has dropped it.
+        let body = Bytes::from_owner(Zeroizing::new(body));
         let mut time = Time::of(token.timeout, self.clock.as_ref());
         let sending = client.request(parts.method, token.url.clone()).headers(headers).body(body).send();
         match time.bound(sending).await {
@@ -86,7 +93,10 @@ impl HttpEndpoint {
         let header = response.headers().get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
         let retry_after = retry_after(header, self.clock.now());
         let lost = |code: &str| Reply::Unknown { code: code.into(), server_fault: false, after: retry_after };
-        let mut body = zeroize::Zeroizing::new(Vec::new());
+        // Room for all of it: what grows leaves its beginning behind.
+        let announced = response.content_length().and_then(|length| usize::try_from(length).ok());
+        let room = announced.unwrap_or(USUAL_RESPONSE).min(token.max_response);
+        let mut body = Zeroizing::new(Vec::with_capacity(room));
         loop {
             let Some(read) = time.bound(response.chunk()).await else {
                 // A status that says enough by itself.
@@ -196,8 +206,8 @@ impl TokenEndpoint for HttpEndpoint {
     }
 }
 
-/// The crate's HTTP-client trait: a normalised answer, or everything else as an error of ours. The tokens themselves
-/// are kept here as they were read, since the crate would drop what it does not know.
+/// The crate's HTTP-client trait: an answer that it accepts, or everything else as an error of ours. The tokens themselves
+/// are kept here as they were read.
 struct Transport<'a> {
     endpoint: &'a HttpEndpoint,
     request: &'a TokenRequest,
@@ -212,9 +222,8 @@ impl<'c> AsyncHttpClient<'c> for Transport<'_> {
         Box::pin(async move {
             let reply = self.endpoint.exchange(wire, self.request).await;
             let Reply::Granted(tokens) = reply else { return Err(Outcome(reply)) };
-            let normalised = normalised(&tokens);
             *self.granted.lock().unwrap_or_else(PoisonError::into_inner) = Some(*tokens);
-            Ok(normalised)
+            Ok(accepted())
         })
     }
 }
@@ -257,7 +266,7 @@ fn oauth_client(request: &TokenRequest) -> Result<OAuthClient, String> {
 }
 
 fn extra_parameters(request: &TokenRequest) -> Vec<(Cow<'_, str>, Cow<'_, str>)> {
-    let own = request.params.iter().map(|(name, value)| (Cow::from(name), Cow::from(value)));
+    let own = request.params.iter().map(|(name, value)| (Cow::from(name), Cow::from(value.expose())));
     let audience = request.audience.iter().map(|value| (Cow::from("audience"), Cow::from(value)));
     let resource = request.resource.iter().map(|value| (Cow::from("resource"), Cow::from(value)));
     own.chain(audience).chain(resource).collect()
@@ -274,16 +283,9 @@ fn add_headers(headers: &mut HeaderMap, token: &TokenRequest) {
     }
 }
 
-/// The RFC's own form of a successful answer, which the crate accepts.
-fn normalised(tokens: &Tokens) -> HttpResponse {
-    let mut body = serde_json::json!({
-        "access_token": tokens.access_token.expose(),
-        "token_type": tokens.token_type.as_deref().unwrap_or("bearer"),
-    });
-    if let Some(refresh_token) = &tokens.refresh_token {
-        body["refresh_token"] = refresh_token.expose().into();
-    }
-    let mut response = HttpResponse::new(body.to_string().into_bytes());
+/// The least that RFC 6749 section 5.1 has in a successful answer. What stands for the token is none.
+fn accepted() -> HttpResponse {
+    let mut response = HttpResponse::new(br#"{"access_token":"-","token_type":"bearer"}"#.to_vec());
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -359,7 +361,7 @@ mod tests {
             scopes: vec!["read".into(), "write".into()],
             audience: Some("api".into()),
             resource: vec!["https://a.test".into(), "https://b.test".into()],
-            params: BTreeMap::from([("tenant".into(), "t 1".into())]),
+            params: BTreeMap::from([("tenant".into(), Secret::new("t 1"))]),
             headers: BTreeMap::from([("x-api-key".into(), Secret::new("k"))]),
             timeout: Duration::from_secs(10),
             max_response: 262_144,

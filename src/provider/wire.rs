@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use serde_json::Value;
+use zeroize::Zeroize as _;
 
 use crate::reply::{Lifetime, Reply, Tokens, is_verdict};
 use crate::secret::Secret;
@@ -31,7 +32,6 @@ const LATER: [&str; 6] = [
 const FAULT: [&str; 3] = ["server_error", "internal_error", "internal_server_error"];
 
 /// An answer with its body read.
-#[derive(Clone, Debug)]
 pub(crate) struct Answer<'a> {
     pub(crate) status: StatusCode,
     pub(crate) retry_after: Option<Duration>,
@@ -41,20 +41,39 @@ pub(crate) struct Answer<'a> {
 
 /// What the answer amounts to.
 pub(crate) fn classify(answer: &Answer<'_>) -> Reply {
-    let body: Value = serde_json::from_slice(answer.body).unwrap_or_default();
+    let read = Read(serde_json::from_slice(answer.body).unwrap_or_default());
+    let body = &read.0;
     let status = answer.status;
     if status.is_redirection() {
         return Reply::Blocked(format!("redirect_{}", status.as_u16()));
     }
     if status.is_success()
-        && let Some(tokens) = tokens(&body)
+        && let Some(tokens) = tokens(body)
     {
         return Reply::Granted(Box::new(tokens));
     }
-    match error_code(&body) {
+    match error_code(body) {
         // A server that failed has given no verdict, whatever its gateway says in JSON.
         Some(code) if !status.is_server_error() => explained(code, answer),
         _ => unexplained(answer),
+    }
+}
+
+/// A body as it was read: its texts are zeroized when it is dropped.
+struct Read(Value);
+
+impl Drop for Read {
+    fn drop(&mut self) {
+        wipe(&mut self.0);
+    }
+}
+
+fn wipe(value: &mut Value) {
+    match value {
+        Value::String(text) => text.zeroize(),
+        Value::Array(list) => list.iter_mut().for_each(wipe),
+        Value::Object(map) => map.values_mut().for_each(wipe),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 

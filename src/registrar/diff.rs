@@ -5,12 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use url::Url;
-
-use crate::client::{Client, Grant, Provider};
+use crate::client::{Client, Grant, Provider, without_query};
 use crate::plan::lease::{Standing, standing};
 use crate::plan::registry::{Imported, Refusal, stamp};
 use crate::record::Snapshot;
+use crate::secret::Secret;
 use crate::time::Timestamp;
 
 /// A registration as an operator wants it.
@@ -216,20 +215,11 @@ fn arrow(was: Option<String>, is: Option<String>) -> String {
 }
 
 /// Parameters by their names alone: their values may be anything.
-fn changed_names(was: &BTreeMap<String, String>, is: &BTreeMap<String, String>) -> String {
+fn changed_names(was: &BTreeMap<String, Secret>, is: &BTreeMap<String, Secret>) -> String {
     let names: BTreeSet<&String> = was.keys().chain(is.keys()).collect();
     let changed: Vec<&str> =
         names.into_iter().filter(|name| was.get(*name) != is.get(*name)).map(String::as_str).collect();
     format!("{} changed", changed.join(", "))
-}
-
-/// A URL as it may be shown: a query may carry a key.
-pub(crate) fn without_query(url: &Url) -> String {
-    let mut shown = url.clone();
-    if shown.query().is_some() {
-        shown.set_query(Some("..."));
-    }
-    shown.into()
 }
 
 #[cfg(test)]
@@ -237,7 +227,6 @@ mod tests {
     use super::*;
     use crate::plan::testing::{client, provider};
     use crate::record::Registration;
-    use crate::secret::Secret;
 
     #[test]
     fn what_changes_is_told_without_a_secret() {

@@ -57,12 +57,16 @@ pub(super) fn seal(
     rand::fill(&mut iv).map_err(failed)?;
     let kek = AesKek::new(&AES_256, key.bytes.as_slice()).map_err(failed)?;
     kek.wrap(cek.as_slice(), &mut wrapped).map_err(failed)?;
-    let mut text = content.to_vec();
+    let mut text = Zeroizing::new(content.to_vec());
     let tag = cipher(&cek)
         .map_err(failed)?
-        .seal_in_place_separate_tag(Nonce::assume_unique_for_key(iv), Aad::from(header.as_bytes()), &mut text)
+        .seal_in_place_separate_tag(
+            Nonce::assume_unique_for_key(iv),
+            Aad::from(header.as_bytes()),
+            text.as_mut_slice(),
+        )
         .map_err(failed)?;
-    let parts = [&wrapped[..], &iv, &text, tag.as_ref()].map(|part| URL_SAFE_NO_PAD.encode(part));
+    let parts = [&wrapped[..], &iv, text.as_slice(), tag.as_ref()].map(|part| URL_SAFE_NO_PAD.encode(part));
     Ok(format!("{header}.{}", parts.join(".")))
 }
 

@@ -24,12 +24,11 @@ use tokio::sync::OnceCell;
 use url::Url;
 use zeroize::Zeroizing;
 
-use super::SealError;
 use super::ring::{KeyName, KeyRecord, KeySource, KeyState, Series};
+use super::{PURPOSE, SealError};
 use crate::aws;
 use crate::time::{Clock, Timestamp};
 
-const PURPOSE: &str = "perennial";
 /// A key is asked for while a refresh waits.
 const PATIENCE: Duration = Duration::from_secs(2);
 const ATTEMPT: Duration = Duration::from_millis(900);
@@ -400,11 +399,11 @@ where
         "ConditionalCheckFailedException",
         "ValidationException",
     ];
-    let told = aws::chain(error);
     let code = match error {
         SdkError::ServiceError(context) => context.err().code(),
         _ => None,
     };
+    let told = aws::told(error, code);
     if code.is_some_and(|code| FINAL.contains(&code)) {
         SealError::Refused(told)
     } else {

@@ -8,6 +8,7 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::Builder;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
+use aws_sdk_s3::error::ProvideErrorMetadata;
 use aws_sdk_s3::types::BucketVersioningStatus;
 use url::Url;
 
@@ -70,8 +71,8 @@ impl Bucket {
         format!("{}{}", self.address.prefix, name.path())
     }
 
-    fn failed(&self, error: &(dyn Error + 'static)) -> SpillError {
-        SpillError::Place(format!("{self}: {}", aws::chain(error)))
+    fn failed(&self, error: &(impl ProvideErrorMetadata + Error + 'static)) -> SpillError {
+        SpillError::Place(format!("{self}: {}", aws::told(error, error.code())))
     }
 
     pub(super) async fn put(&self, name: &Name, sealed: &str) -> Result<(), SpillError> {
@@ -103,7 +104,8 @@ impl Bucket {
             }
             Err(error) => return Err(self.failed(&error)),
         };
-        let body = found.body.collect().await.map_err(|error| self.failed(&error))?;
+        let body = found.body.collect().await;
+        let body = body.map_err(|error| SpillError::Place(format!("{self}: {}", aws::chain(&error))))?;
         Ok(Some(String::from_utf8_lossy(&body.into_bytes()).into_owned()))
     }
 

@@ -9,6 +9,7 @@ use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::StoreError;
 use crate::item::{Item, Key, Value, attr};
+use crate::secret::Secret;
 
 /// An item as the SDK has it.
 pub(super) type Raw = HashMap<String, AttributeValue>;
@@ -89,7 +90,11 @@ fn decode_value(name: &str, value: AttributeValue) -> Value {
             Value::L(list.into_iter().map(|value| decode_value(name, value)).collect())
         }
         AttributeValue::M(map) => {
-            Value::M(map.into_iter().map(|(name, value)| named(name, value)).collect::<BTreeMap<_, _>>())
+            let inside = |(inner, value)| match value {
+                AttributeValue::S(text) if name == attr::PARAMS => (inner, Value::Secret(Secret::new(text))),
+                value => named(inner, value),
+            };
+            Value::M(map.into_iter().map(inside).collect::<BTreeMap<_, _>>())
         }
         other => Value::Other(type_name(&other)),
     }

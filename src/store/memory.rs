@@ -9,8 +9,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::{
-    Applied, IndexRow, PAGE_ROWS, PLAIN, Page, Roster, ShardQuery, Store, StoreError, View, Vitals, capacity,
-    rules,
+    Applied, IndexRow, PAGE_ROWS, Page, Roster, ShardQuery, Store, StoreError, View, Vitals, capacity, rules,
 };
 use crate::client::ClientId;
 use crate::item::{Action, Assignment, Change, Condition, Item, Key, MEMBERS, Value, Write, attr};
@@ -354,13 +353,9 @@ fn load(table: &Table, vitals: &Vitals, keys: &[Key], view: View) -> Vec<(Key, I
 }
 
 fn seen(item: &Item, view: View) -> Item {
-    match view {
-        View::Whole => item.clone(),
-        View::WithoutSecrets | View::Glance => {
-            let plain = item.0.iter().filter(|(name, _)| PLAIN.contains(&name.as_str()));
-            Item(plain.map(|(name, value)| (name.clone(), value.clone())).collect())
-        }
-    }
+    let Some(names) = view.names() else { return item.clone() };
+    let named = item.0.iter().filter(|(name, _)| names.contains(&name.as_str()));
+    Item(named.map(|(name, value)| (name.clone(), value.clone())).collect())
 }
 
 #[cfg(test)]

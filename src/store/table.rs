@@ -363,7 +363,7 @@ where
 
 /// `META`/`SCHEMA`, read strongly; `None` where it is missing or holds no numbers.
 async fn stored_schema(store: &DynamoStore) -> Result<Option<Schema>, TableError> {
-    let found = store.load(&[Key::Schema], View::Whole).await?;
+    let found = store.load(&[Key::Schema], View::Reader).await?;
     let number = |item: &Item, name| match item.get(name) {
         Some(Value::N(number)) => Some(*number),
         _ => None,

@@ -483,7 +483,7 @@ async fn a_view_without_secrets_has_none<W: World>(world: W) {
         (attr::TOK_GEN, Value::N(3)),
         (attr::SCOPE, s("a b")),
         (attr::OF, Value::N(1)),
-        (attr::PARAMS, Value::M(BTreeMap::from([("k".into(), s("v"))]))),
+        (attr::PARAMS, Value::M(BTreeMap::from([("k".into(), Value::Secret("v".into()))]))),
     ]);
     let secrets =
         attr::SECRETS.iter().fold(plain.clone(), |item, name| item.with(name, Value::text(name, "hunter2")));
@@ -492,6 +492,9 @@ async fn a_view_without_secrets_has_none<W: World>(world: W) {
     let view = async |view| world.store().load(std::slice::from_ref(&key), view).await.expect("loads");
     assert_eq!(view(View::WithoutSecrets).await, vec![(key.clone(), plain.clone())]);
     assert_eq!(view(View::Glance).await, vec![(key.clone(), plain)]);
+    let readers = item([(attr::TOK_GEN, Value::N(3)), (attr::SCOPE, s("a b"))]);
+    let access = Value::text(attr::ACCESS_TOKEN, "hunter2");
+    assert_eq!(view(View::Reader).await, vec![(key.clone(), readers.with(attr::ACCESS_TOKEN, access))]);
     assert_eq!(view(View::Whole).await, vec![(key.clone(), secrets.with("theirs", s("unknown")))]);
 }
 

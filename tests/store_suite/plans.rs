@@ -195,7 +195,7 @@ fn client(id: &ClientId, grant: Grant, now: Timestamp) -> Client {
         scopes: vec!["a".into(), "b".into()],
         audience: Some("them".into()),
         resource: vec!["https://api.test".into()],
-        params: BTreeMap::from([("k".into(), "v".into())]),
+        params: BTreeMap::from([("k".into(), Secret::new("v"))]),
         token_url: None,
         paused: false,
         refresh_now: None,

@@ -1,5 +1,6 @@
-//! What stands before a table and is not the network: who may call, how much it takes, and what time it thinks it is.
+//! What stands before a service of AWS's and is not the network: who may call, how much it takes, and what time it thinks it is.
 
+use std::borrow::Cow;
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,21 +9,23 @@ use std::time::{Duration, SystemTime};
 use axum::Router;
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, Method, Uri};
 use axum::response::Response;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::http_client;
 
-/// A request to DynamoDB.
+/// A request to DynamoDB, KMS or S3.
 pub(crate) struct Call {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
 }
 
 impl Call {
-    /// As in `PutItem`.
+    /// As in `PutItem`; empty for S3, whose operations are methods and paths.
     pub(crate) fn operation(&self) -> &str {
         self.header("x-amz-target").rsplit('.').next().unwrap_or_default()
     }
@@ -39,21 +42,50 @@ impl Call {
 }
 
 /// An error of DynamoDB's ("Error handling with DynamoDB" in its developer guide).
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Refusal(u16, &'static str);
+#[derive(Clone, Debug)]
+pub(crate) struct Refusal {
+    status: u16,
+    kind: &'static str,
+    message: Cow<'static, str>,
+}
+
+impl Refusal {
+    const fn new(status: u16, kind: &'static str) -> Self {
+        Self { status, kind, message: Cow::Borrowed("refused by the test") }
+    }
+
+    /// The caller's role lacks a right, in AWS's words.
+    pub(crate) fn of_access(message: String) -> Self {
+        Self { message: message.into(), ..ACCESS_DENIED }
+    }
+
+    /// As DynamoDB and KMS say it, or S3 (Amazon S3 API Reference, "REST error responses").
+    fn response(&self, by_s3: bool) -> Response {
+        let Self { status, kind, message } = self;
+        let (status, media, body) = if by_s3 {
+            let body = format!("<Error><Code>AccessDenied</Code><Message>{message}</Message></Error>");
+            (403, "application/xml", body)
+        } else {
+            let body = serde_json::json!({ "__type": kind, "message": message });
+            (*status, "application/x-amz-json-1.0", body.to_string())
+        };
+        let response = Response::builder().status(status).header("content-type", media);
+        response.body(Body::from(body)).expect("a response")
+    }
+}
 
 /// The table takes no more for now. The SDK tries again.
 pub(crate) const THROTTLED: Refusal =
-    Refusal(400, "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException");
+    Refusal::new(400, "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException");
 /// The caller's role lacks a right.
-pub(crate) const ACCESS_DENIED: Refusal = Refusal(400, "com.amazon.coral.service#AccessDeniedException");
+pub(crate) const ACCESS_DENIED: Refusal = Refusal::new(400, "com.amazon.coral.service#AccessDeniedException");
 /// The caller's credentials were good once.
 pub(crate) const EXPIRED_CREDENTIALS: Refusal =
-    Refusal(400, "com.amazon.coral.service#ExpiredTokenException");
+    Refusal::new(400, "com.amazon.coral.service#ExpiredTokenException");
 
 type Rule = Arc<dyn Fn(&Call) -> Option<Refusal> + Send + Sync>;
 
-/// Stands before DynamoDB Local: refuses what its rule says, passes on the rest, and shifts the `Date` of the answers. It
+/// Stands before a server, as DynamoDB Local: refuses what its rule says, passes on the rest, and shifts the `Date` of the answers. It
 /// ends with this.
 pub(crate) struct Front {
     url: String,
@@ -109,14 +141,11 @@ impl Drop for Front {
 async fn pass(State(way): State<Way>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let body = to_bytes(body, 16 << 20).await.expect("a body");
-    let call = Call { headers: head.headers, body };
-    if let Some(Refusal(status, kind)) = (way.rule)(&call) {
-        let refusal = format!(r#"{{"__type":"{kind}","message":"refused by the test"}}"#);
-        let response =
-            Response::builder().status(status).header("content-type", "application/x-amz-json-1.0");
-        return response.body(Body::from(refusal)).expect("a response");
+    let call = Call { method: head.method, uri: head.uri, headers: head.headers, body };
+    if let Some(refusal) = (way.rule)(&call) {
+        return refusal.response(call.operation().is_empty());
     }
-    let sent = http_client().request(head.method, format!("{}{}", way.server, head.uri));
+    let sent = http_client().request(call.method, format!("{}{}", way.server, call.uri));
     let Ok(answer) = sent.headers(call.headers).body(call.body).send().await else {
         return Response::builder().status(502).body(Body::empty()).expect("a response");
     };

@@ -14,6 +14,7 @@ mod dynamo;
 mod ecs;
 pub(crate) mod faketime;
 mod front;
+pub(crate) mod iam;
 mod moto;
 mod node_reader;
 pub(crate) mod numbers;

@@ -11,7 +11,7 @@ use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 
 use super::super::StoreError;
 use super::super::item::decode;
-use crate::aws::{chain, links};
+use crate::aws::{REMEDY_OF_RIGHTS, chain, lacks_right, links};
 use crate::item::{Item, Write};
 
 /// Why a request came to nothing, with the operation's type erased.
@@ -100,9 +100,10 @@ fn service(status: u16, code: &str, message: &str, table: &str) -> StoreError {
             "table `{table}` or its index does not exist in this region or at this endpoint: \
              check `table`, `region` and `endpoint`, or run `perennial table create`"
         )),
-        "AccessDeniedException" => {
-            StoreError::Refused(format!("{}; let the role use table `{table}` and its index", told()))
-        }
+        code if lacks_right(code) => StoreError::Refused(format!(
+            "{}; let the role use table `{table}` and its index: {REMEDY_OF_RIGHTS}",
+            told()
+        )),
         "UnrecognizedClientException" | "InvalidSignatureException" | "MissingAuthenticationToken" => {
             StoreError::Refused(format!("{}; {CREDENTIALS}", told()))
         }

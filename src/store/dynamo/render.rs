@@ -13,7 +13,7 @@ use aws_sdk_dynamodb::types::{
 
 use super::super::item::{Raw, encode, encode_key, encode_value, raw_key};
 use super::super::rules::always;
-use super::super::{PLAIN, ShardQuery, StoreError, View};
+use super::super::{ShardQuery, StoreError, View};
 use super::refusal;
 use crate::item::{Action, Assignment, Condition, Key, Value, Write, attr};
 
@@ -218,22 +218,19 @@ pub(super) fn batch(keys: &[&Key], view: View) -> Result<KeysAndAttributes, Buil
     let asked = KeysAndAttributes::builder()
         .consistent_read(view != View::Glance)
         .set_keys(Some(keys.iter().map(|key| encode_key(key)).collect()));
-    match view {
-        View::Whole => asked,
-        View::WithoutSecrets | View::Glance => {
-            let mut terms = Terms::default();
-            let wanted = [attr::PK, attr::SK].into_iter().chain(PLAIN);
-            let placeholders: Vec<_> = wanted.map(|name| terms.name(name)).collect();
-            asked
-                .projection_expression(placeholders.join(", "))
-                .set_expression_attribute_names(Some(terms.names))
-        }
-    }
-    .build()
+    let Some(names) = view.names() else { return asked.build() };
+    let mut terms = Terms::default();
+    let wanted = [attr::PK, attr::SK].iter().chain(names);
+    let placeholders: Vec<_> = wanted.map(|name| terms.name(name)).collect();
+    asked
+        .projection_expression(placeholders.join(", "))
+        .set_expression_attribute_names(Some(terms.names))
+        .build()
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::super::PLAIN;
     use super::*;
     use crate::client::ClientId;
     use crate::item::Item;

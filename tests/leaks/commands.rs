@@ -1,0 +1,131 @@
+//! Every command that there is, with and without `--json`: but for `get`, whose purpose it is, none shows a token.
+
+use std::collections::BTreeSet;
+
+use clap::{Command, CommandFactory as _};
+use perennial::cli::Cli;
+
+use super::world::{ASSERTION, FILTERS, Mood, QUERY, SECRET, World};
+
+/// How each command is run, in an order in which each finds something to do.
+const RUNS: &[(&str, &[&str])] = &[
+    ("completions", &["bash"]),
+    ("man", &[]),
+    ("config check", &[]),
+    ("config show", &[]),
+    ("table create", &[]),
+    ("table check", &[]),
+    ("run", &["--once", "--max-wait", "1s"]),
+    ("get", &["good"]),
+    ("status", &[]),
+    ("fleet", &[]),
+    ("top", &["--once"]),
+    ("why", &["grant"]),
+    ("healthcheck", &["--timeout", "100ms"]),
+    ("clients list", &[]),
+    ("clients show", &["huge"]),
+    ("clients pause", &["good"]),
+    ("clients resume", &["good"]),
+    ("clients refresh", &["good"]),
+    ("clients resolve", &["lost", "--retry"]),
+    ("clients apply", &["clients.toml", "--replace", "good", "--dry-run"]),
+    (
+        "clients add",
+        &[
+            "added",
+            "--provider",
+            "strict",
+            "--grant",
+            "client_credentials",
+            "--client-id",
+            "good",
+            "--client-secret-env",
+            "APP_SECRET",
+            "--token-url",
+            "https://acme.test/token?api_key=query-canary-4",
+        ],
+    ),
+    ("clients import-token", &["posted", "--refresh-token-env", "APP_SECRET", "--replace"]),
+    ("spill list", &[]),
+    ("spill replay", &[]),
+    ("seal status", &[]),
+    ("seal migrate", &[]),
+    ("keys init", &[]),
+    ("keys list", &[]),
+    ("keys rotate", &[]),
+    ("keys retire", &["v1/client-credentials/rt/0/1"]),
+    ("keys export", &[]),
+    ("clients remove", &["posted", "--yes"]),
+];
+
+/// The commands that have none below them, by their words; and those that know `--json`.
+fn leaves(command: &Command, above: &str, found: &mut Vec<(String, bool)>) {
+    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
+        let name = format!("{above} {}", below.get_name()).trim().to_owned();
+        if below.has_subcommands() {
+            leaves(below, &name, found);
+        } else {
+            found.push((name, below.get_arguments().any(|argument| argument.get_id() == "json")));
+        }
+    }
+}
+
+fn all() -> Vec<(String, bool)> {
+    let mut found = Vec::new();
+    leaves(&Cli::command(), "", &mut found);
+    found
+}
+
+#[test]
+fn every_command_is_listed_here() {
+    let (there, here): (BTreeSet<_>, BTreeSet<_>) = (
+        all().into_iter().map(|(name, _)| name).collect(),
+        RUNS.iter().map(|(name, _)| (*name).to_owned()).collect(),
+    );
+    assert_eq!(there, here, "say in RUNS how the new command is run");
+}
+
+/// All of them, in their order.
+fn run_all(world: &World, more: &[(&str, &str)]) {
+    let json: BTreeSet<_> = all().into_iter().filter_map(|(name, json)| json.then_some(name)).collect();
+    for (name, arguments) in RUNS {
+        let words: Vec<&str> = name.split(' ').chain(arguments.iter().copied()).collect();
+        let output = world.run_with(&words, more);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(!errors.contains("Usage:"), "{words:?} is no command any more: {errors}");
+        if json.contains(*name) {
+            world.run_with(&[words.as_slice(), &["--json"]].concat(), more);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_command_shows_a_secret_whatever_the_table_does() {
+    let mut world = World::new().await;
+    let level = [("PERENNIAL__LOG__FILTER", FILTERS[0])];
+    world.run_with(&["run", "--once", "--json"], &level);
+    world.plant_stored(false).await;
+    run_all(&world, &level);
+    for mood in [Mood::Denies, Mood::Expires] {
+        world.be(mood);
+        run_all(&world, &level);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_given_wrongly_is_not_repeated() {
+    let world = World::new().await;
+    let add =
+        ["clients", "add", "x", "--provider", "strict", "--grant", "refresh_token", "--client-id", "app"];
+    for wrong in [
+        &["--client-secret", SECRET][..],
+        &["--client-secret-env", SECRET],
+        &["--refresh-token-env", ASSERTION, "--client-secret-env", "APP_SECRET"],
+        &["--token-url", "http://u:query-canary-4@acme.test/"],
+        &["--token-url", "ftp://acme.test/?api_key=query-canary-4"],
+    ] {
+        let output = world.run(&[&add, wrong].concat());
+        assert!(!output.status.success(), "{wrong:?}");
+    }
+    assert!(QUERY.contains("canary-4"), "as it is spelt above");
+}
