@@ -39,12 +39,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::client::ClientId;
-use crate::entropy::Entropy;
+use crate::item::{Change, Key};
 use crate::metrics;
+use crate::plan::registry;
 use crate::reader::{Reader, Refusal, Want};
-use crate::record::Gen;
-use crate::registrar::{Registrar, RegistrarError};
-use crate::store::Store;
+use crate::record::{Gen, Partition};
+use crate::store::{Applied, Store, StoreError, View};
 use crate::time::Clock;
 
 pub use keys::Keys;
@@ -65,6 +65,9 @@ const BATCH: usize = 200;
 /// How old a confirmation of a rejected token may be: a flood of rejections is few questions.
 const CONFIRMED: Duration = Duration::from_secs(1);
 
+/// Tries to ask for a refresh while operators change the client.
+const TRIES: u32 = 3;
+
 /// How an agent behaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -76,8 +79,6 @@ pub struct Settings {
     pub waiting: usize,
     /// How old a token must be before its rejection asks for another; `None`: rejections are not taken.
     pub rejection_interval: Option<Duration>,
-    /// Virtual shards of the table.
-    pub shards: u32,
 }
 
 /// An agent, before a table.
@@ -85,7 +86,6 @@ pub struct Agent<S> {
     reader: Reader<S>,
     store: S,
     clock: Arc<dyn Clock>,
-    entropy: Entropy,
     settings: Settings,
     /// `None`: no key is asked for.
     keys: Option<Arc<ArcSwap<Keys>>>,
@@ -109,7 +109,6 @@ impl<S: Store> Agent<S> {
             reader,
             store,
             clock,
-            entropy: Entropy::from_system(),
             keys,
             rejections: settings.rejection_interval.map(Rejections::new),
             waiting: Semaphore::new(settings.waiting),
@@ -287,22 +286,32 @@ impl<S: Store> Agent<S> {
 
     /// By the way that an operator's request takes: the fleet sees it with its next look.
     async fn ask_for_another(&self, id: &ClientId, generation: Gen) -> Result<(), Problem> {
-        let (store, clock, entropy) = (&self.store, self.clock.as_ref(), &self.entropy);
-        let registrar = Registrar { store, clock, entropy, shards: self.settings.shards };
-        match registrar.replace(id, generation).await {
-            Ok(_) => {
-                metrics::REJECTED_TOKENS.add(&[], 1);
-                self.reader.expect_newer(id);
-                Ok(())
-            }
-            Err(RegistrarError::Refused(refusal)) => Err(Problem::Conflict(refusal.to_string())),
-            Err(error) => {
-                warn!(client = %id, %error, "a refresh could not be asked for");
-                let transient = matches!(&error, RegistrarError::Store(error) if error.is_transient());
-                let wait = Duration::from_secs(1);
-                Err(Problem::Refused(if transient { Refusal::Unavailable(wait) } else { Refusal::Forbidden }))
+        for _ in 0..TRIES {
+            let Some(change) = self.plan_another(id, generation).await? else { break };
+            match self.store.apply(&change).await.map_err(|error| told(id, &error))? {
+                Applied::Committed => break,
+                // An operator changed the client meanwhile.
+                Applied::Lost(_) => {}
             }
         }
+        metrics::REJECTED_TOKENS.add(&[], 1);
+        self.reader.expect_newer(id);
+        Ok(())
+    }
+
+    /// On what stands there; no secret is read.
+    async fn plan_another(&self, id: &ClientId, generation: Gen) -> Result<Option<Change>, Problem> {
+        let keys = [Key::Config(id.clone()), Key::Lease(id.clone()), Key::Token(id.clone())];
+        let found = self.store.load(&keys, View::WithoutSecrets).await.map_err(|error| told(id, &error))?;
+        let mut partition = Partition::default();
+        found.into_iter().for_each(|(key, item)| partition.insert(&key, item));
+        let read = partition.decode(id).map_err(|error| Problem::Conflict(error.to_string()))?;
+        let client = read.client().ok_or(Problem::Refused(Refusal::Absent))?;
+        if read.tok_gen() != generation {
+            return Ok(None);
+        }
+        let change = registry::replacement(client, read.lease.as_ref(), generation, self.clock.now());
+        change.map_err(|refusal| Problem::Conflict(refusal.to_string()))
     }
 
     async fn json<B, T>(&self, body: B, hint: &str) -> Result<T, Problem>
@@ -351,6 +360,12 @@ impl<S: Store> Agent<S> {
         metrics::AGENT_WAITING.set_count(&[], self.settings.waiting - self.waiting.available_permits());
         metrics::AGENT_CLIENTS.set_count(&[], self.reader.len());
     }
+}
+
+fn told(id: &ClientId, error: &StoreError) -> Problem {
+    warn!(client = %id, %error, "a refresh could not be asked for");
+    let again = Refusal::Unavailable(Duration::from_secs(1));
+    Problem::Refused(if error.is_transient() { again } else { Refusal::Forbidden })
 }
 
 /// What whoever asks may do.

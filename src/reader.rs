@@ -343,7 +343,7 @@ impl<S: Store> Inner<S> {
     async fn look(&self, id: &ClientId, before: &Entry) -> Result<Look, StoreError> {
         let _permit = self.questions.acquire().await;
         let token = [Key::Token(id.clone())];
-        let token = self.load(id, &token, View::Whole);
+        let token = self.load(id, &token, View::Reader);
         if !freshness::looks_closer(before, self.now()) {
             return Ok(Look { token: token.await?.token, beside: None });
         }

@@ -15,9 +15,8 @@ use landed::landed;
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::item::Change;
-use crate::plan::lease::{Standing, standing};
 use crate::plan::registry::{self, Imported, Refusal, Resolution};
-use crate::record::{Gen, Malformed, Snapshot};
+use crate::record::{Malformed, Snapshot};
 use crate::store::{Applied, Store, StoreError};
 use crate::time::Clock;
 
@@ -161,30 +160,8 @@ impl<S: Store> Registrar<'_, S> {
 
     /// Asks for a new token at once. Refused where nothing would come of it.
     pub async fn refresh_now(&self, id: &ClientId) -> Result<Outcome, RegistrarError> {
-        self.ask_for_another(id, None).await
-    }
-
-    /// The same, while the stored token is still the one of this generation.
-    pub async fn replace(&self, id: &ClientId, generation: Gen) -> Result<Outcome, RegistrarError> {
-        self.ask_for_another(id, Some(generation)).await
-    }
-
-    async fn ask_for_another(&self, id: &ClientId, only: Option<Gen>) -> Result<Outcome, RegistrarError> {
         self.edit(id, |client, read| {
-            let stored = read.tok_gen();
-            if only.is_some_and(|only| only != stored) {
-                return Ok(None);
-            }
-            let refuse = |why: &str| Err(Refusal::Inconsistent(id.clone(), why.into()));
-            match read.lease.as_ref().map(|lease| standing(lease, stored)) {
-                _ if client.paused => refuse("it is paused: `perennial clients resume` comes first"),
-                Some(Standing::Dead) => {
-                    refuse("its grant is gone: it needs `perennial clients import-token`")
-                }
-                Some(Standing::Held) => refuse("it is held in doubt: it needs `perennial clients resolve`"),
-                _ if client.refresh_now.is_some_and(|asked| asked >= stored) => Ok(None),
-                _ => Ok(Some(registry::refresh_now(client, stored, self.clock.now()))),
-            }
+            registry::replacement(client, read.lease.as_ref(), read.tok_gen(), self.clock.now())
         })
         .await
     }

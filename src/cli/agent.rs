@@ -163,7 +163,6 @@ fn agent_for(
         connections: own.connections,
         waiting: own.waiting,
         rejection_interval: own.rejections.then_some(own.rejection_interval),
-        shards: app.config().store.shards,
     };
     agent::Agent::new(reader, store, app.clock(), keys, Some(meter.exporter()), settings)
 }
