@@ -20,6 +20,7 @@ use std::time::Duration;
 use clap::Parser;
 use futures_util::StreamExt;
 use futures_util::stream;
+use perennial::client::credentials::Credentials;
 use perennial::client::outbound::Outbound;
 use perennial::client::{Client, ClientId, Grant, Provider, RateLimit};
 use perennial::entropy::Entropy;
@@ -299,7 +300,7 @@ fn client(id: &str) -> Client {
         provider: "strict".into(),
         grant: Grant::RefreshToken,
         client_id: APP.into(),
-        client_secret: Some(Secret::new(SECRET)),
+        credentials: Credentials::stored(SECRET),
         scopes: Vec::new(),
         audience: None,
         resource: Vec::new(),

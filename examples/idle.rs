@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Parser;
+use perennial::client::credentials::Credentials;
 use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::entropy::Entropy;
 use perennial::fleet::{self, Phase, Rules, Task};
@@ -171,7 +172,7 @@ async fn prepare(store: &MemoryStore, options: &Options) {
             provider: provider.name.clone(),
             grant: Grant::RefreshToken,
             client_id: "app".into(),
-            client_secret: Some(Secret::new("0123456789abcdef0123456789abcdef")),
+            credentials: Credentials::stored("0123456789abcdef0123456789abcdef"),
             scopes: vec!["read".into(), "write".into()],
             audience: None,
             resource: Vec::new(),

@@ -3,7 +3,10 @@
 //! A [`Client`] is the operator's part of the table (its `CONFIG` item); a [`Provider`] is a profile in the
 //! configuration. Together they say how a token request is built; neither says anything of state.
 
+pub mod allowance;
+pub mod credentials;
 pub mod outbound;
+pub mod reference;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -17,6 +20,7 @@ use url::{Host, Url};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
+use credentials::Credentials;
 use outbound::Outbound;
 
 /// Names a client: 1 to 128 characters of `[A-Za-z0-9._:@-]`.
@@ -226,8 +230,8 @@ pub struct Client {
     pub grant: Grant,
     /// OAuth client id.
     pub client_id: String,
-    /// OAuth client secret; none for public clients.
-    pub client_secret: Option<Secret>,
+    /// OAuth client secrets, or where they are.
+    pub credentials: Credentials,
     /// Requested scopes; empty means the provider's.
     pub scopes: Vec<String>,
     /// `audience` parameter.

@@ -12,6 +12,7 @@ mod reader;
 mod reload;
 mod schema;
 mod sources;
+mod spelling;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use crate::client::Provider;
+use crate::client::allowance::Rules as SecretRules;
 use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::secret::Secret;
@@ -93,6 +95,8 @@ pub struct Config {
     pub sealing: Sealing,
     /// Tokens for the programs of this machine.
     pub agent: Agent,
+    /// Where client secrets may be that are not in the table.
+    pub secrets: Secrets,
     /// Provider profiles by name.
     pub providers: BTreeMap<String, Arc<Provider>>,
 }
@@ -294,6 +298,19 @@ pub struct Agent {
     pub rejections: bool,
     /// How old a token must be for that: 10 s to 1 h.
     pub rejection_interval: Duration,
+}
+
+/// `[secrets]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Secrets {
+    /// The references that are followed.
+    pub allow: SecretRules,
+    /// How long what was looked up is used: 1 s to 1 d.
+    pub fresh: Duration,
+    /// How much longer while there is no answer: 0 s to 7 d.
+    pub stale: Duration,
+    /// Another endpoint of AWS's services.
+    pub endpoint: Option<Url>,
 }
 
 /// What seals new secrets in the table.

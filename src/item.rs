@@ -69,6 +69,12 @@ pub mod attr {
     pub const CLIENT_ID: &str = "client_id";
     /// `CONFIG`: OAuth client secret (S).
     pub const CLIENT_SECRET: &str = "client_secret";
+    /// `CONFIG`: where the OAuth client secret is, in its place (S, a reference).
+    pub const CLIENT_SECRET_REF: &str = "client_secret_ref";
+    /// `CONFIG`: OAuth client secret that is tried where the first is refused (S).
+    pub const SECOND_CLIENT_SECRET: &str = "second_client_secret";
+    /// `CONFIG`: where that is, in its place (S, a reference).
+    pub const SECOND_CLIENT_SECRET_REF: &str = "second_client_secret_ref";
     /// `CONFIG`: requested scopes (S, space separated).
     pub const SCOPES: &str = "scopes";
     /// `CONFIG`: audience parameter (S).
@@ -91,11 +97,14 @@ pub mod attr {
     pub const GONE: &str = "gone";
 
     /// The attributes of `CONFIG` that a registration consists of.
-    pub const CONFIG: [&str; 13] = [
+    pub const CONFIG: [&str; 16] = [
         PROVIDER,
         GRANT,
         CLIENT_ID,
         CLIENT_SECRET,
+        CLIENT_SECRET_REF,
+        SECOND_CLIENT_SECRET,
+        SECOND_CLIENT_SECRET_REF,
         SCOPES,
         AUDIENCE,
         RESOURCE,
@@ -138,7 +147,7 @@ pub mod attr {
     pub const MIN_READER: &str = "min_reader";
 
     /// The attributes whose values are secrets wherever they stand.
-    pub const SECRETS: [&str; 3] = [ACCESS_TOKEN, REFRESH_TOKEN, CLIENT_SECRET];
+    pub const SECRETS: [&str; 4] = [ACCESS_TOKEN, REFRESH_TOKEN, CLIENT_SECRET, SECOND_CLIENT_SECRET];
 
     /// What is a reader's business: the access token and what belongs to it, and whether the table can be read. A policy
     /// that names them keeps readers from every other secret.

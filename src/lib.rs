@@ -5,9 +5,9 @@
 //! [`store`] obeys the change that it planned, while a [`provider`] says what became of a request.
 //!
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
-//! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`reply`],
-//! [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and the
-//! surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
+//! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`secrets`],
+//! [`reply`], [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and
+//! the surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
 //! [`telemetry`].
 
 pub mod agent;
@@ -35,6 +35,7 @@ pub mod scheduler;
 pub mod seal;
 pub mod seclusion;
 pub mod secret;
+pub mod secrets;
 pub mod shutdown;
 pub mod spill;
 pub mod store;

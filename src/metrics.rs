@@ -127,6 +127,12 @@ metrics! {
         "Granted tokens that the table has not taken yet: they are in this task's memory, and in the spill where there is one.";
     SPILLED = "perennial_spilled_total", Kind::Counter, Count, &[], sent("Spilled", ALONE),
         "Answers put into the spill.";
+    SECRET_LOOKUPS = "perennial_secret_lookups_total", Kind::Counter, Count,
+        &[("kind", "`secretsmanager`, `ssm`, `env`, `file`"), ("outcome", "`found`, `refused`, `no_answer`")], None,
+        "Client secrets that were looked up where a reference leads. What is kept is not looked up.";
+    SECOND_SECRETS = "perennial_second_secrets_accepted_total", Kind::Counter, Count, &[PROVIDER],
+        sent("SecondSecretsAccepted", BY_PROVIDER),
+        "Refreshes in which the provider refused a client's first secret and took its second: it is time to promote that one.";
     CLOCK_SKEW = "perennial_clock_skew_seconds", Kind::Gauge, Seconds, &[], sent("ClockSkew", ALONE),
         "How far the wall clock is off the table's, without sign.";
     SCHEDULER_LAG = "perennial_scheduler_lag_seconds", Kind::Gauge, Seconds, &[], sent("SchedulerLag", ALONE),
@@ -252,6 +258,7 @@ mod tests {
     #[test]
     fn no_label_names_a_client_or_a_task() {
         let known = ["provider", "outcome", "state", "operation", "version", "result", "answered", "code"];
+        let known = ["provider", "outcome", "state", "operation", "kind", "version"];
         let labels = ALL.iter().flat_map(|metric| metric.labels);
         labels.for_each(|(name, _)| assert!(known.contains(name), "is `{name}` bounded?"));
     }

@@ -64,8 +64,13 @@ pub struct TokenRequest {
 }
 
 impl TokenRequest {
-    /// The request that this client makes at this provider with this refresh token.
-    pub fn new(client: &Client, provider: &Provider, refresh_token: Option<Secret>) -> Self {
+    /// The request that this client makes at this provider with this secret and this refresh token.
+    pub fn new(
+        client: &Client,
+        provider: &Provider,
+        client_secret: Option<Secret>,
+        refresh_token: Option<Secret>,
+    ) -> Self {
         let or =
             |own: &[String], common: &[String]| if own.is_empty() { common.to_vec() } else { own.to_vec() };
         let mut params = provider.params.clone();
@@ -76,7 +81,7 @@ impl TokenRequest {
             grant: client.grant,
             auth: provider.auth,
             client_id: client.client_id.clone(),
-            client_secret: client.client_secret.clone(),
+            client_secret,
             refresh_token,
             scopes: or(&client.scopes, &provider.scopes),
             audience: client.audience.clone().or_else(|| provider.audience.clone()),

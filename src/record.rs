@@ -12,6 +12,8 @@ use std::fmt;
 use url::Url;
 
 pub use self::member::{Member, Phase, Tally, decode_member, encode_member};
+use crate::client::credentials::{Credential, Credentials};
+use crate::client::reference::InvalidRef;
 use crate::client::{Binding, Client, ClientId};
 use crate::item::{Item, Key, Value, attr};
 use crate::secret::Secret;
@@ -270,7 +272,10 @@ pub fn encode_config(client: &Client, shard: u32) -> Item {
         .with(attr::PROVIDER, Value::S(client.provider.clone()))
         .with(attr::GRANT, Value::S(client.grant.as_str().to_owned()))
         .with(attr::CLIENT_ID, Value::S(client.client_id.clone()))
-        .with_some(attr::CLIENT_SECRET, client.client_secret.clone().map(Value::Secret))
+        .with_some(attr::CLIENT_SECRET, stored(&client.credentials.first))
+        .with_some(attr::CLIENT_SECRET_REF, reference(&client.credentials.first))
+        .with_some(attr::SECOND_CLIENT_SECRET, stored(&client.credentials.second))
+        .with_some(attr::SECOND_CLIENT_SECRET_REF, reference(&client.credentials.second))
         .with_some(attr::SCOPES, (!client.scopes.is_empty()).then(|| Value::S(client.scopes.join(" "))))
         .with_some(attr::AUDIENCE, client.audience.clone().map(Value::S))
         .with_some(attr::RESOURCE, (!client.resource.is_empty()).then(|| strings(&client.resource)))
@@ -280,6 +285,16 @@ pub fn encode_config(client: &Client, shard: u32) -> Item {
         .with_some(attr::RF, client.refresh_now.map(|generation| Value::N(generation.0)))
         .with(attr::VS, Value::N(i64::from(shard)))
         .with(attr::JN, Value::N(client.joined.as_millis()))
+}
+
+/// A secret, as its attribute holds it.
+pub(crate) fn stored(credential: &Option<Credential>) -> Option<Value> {
+    credential.as_ref()?.stored().cloned().map(Value::Secret)
+}
+
+/// A reference, as its attribute holds it.
+pub(crate) fn reference(credential: &Option<Credential>) -> Option<Value> {
+    Some(Value::S(credential.as_ref()?.reference()?.to_string()))
 }
 
 fn decode_config(id: &ClientId, item: &Item) -> Result<Registration, Malformed> {
@@ -297,7 +312,10 @@ fn decode_config(id: &ClientId, item: &Item) -> Result<Registration, Malformed> 
             .parse()
             .map_err(|_| read.bad(attr::GRANT, "is not a grant: use client_credentials or refresh_token"))?,
         client_id: read.required(attr::CLIENT_ID, Reader::string)?,
-        client_secret: read.secret(attr::CLIENT_SECRET)?,
+        credentials: Credentials {
+            first: read.credential(attr::CLIENT_SECRET, attr::CLIENT_SECRET_REF)?,
+            second: read.credential(attr::SECOND_CLIENT_SECRET, attr::SECOND_CLIENT_SECRET_REF)?,
+        },
         scopes: words(read.string(attr::SCOPES)?),
         audience: read.string(attr::AUDIENCE)?,
         resource: read.strings(attr::RESOURCE)?,
@@ -392,6 +410,22 @@ impl Reader<'_> {
         }
     }
 
+    /// A secret, or a reference to one: never both, since nobody knows which is meant.
+    fn credential(&self, value: &str, reference: &str) -> Result<Option<Credential>, Malformed> {
+        match (self.secret(value)?, self.string(reference)?) {
+            (None, None) => Ok(None),
+            (Some(secret), None) => Ok(Some(Credential::Stored(secret))),
+            (None, Some(text)) => {
+                let parsed =
+                    text.parse().map_err(|error: InvalidRef| self.bad(reference, error.to_string()))?;
+                Ok(Some(Credential::At(parsed)))
+            }
+            (Some(_), Some(_)) => {
+                Err(self.bad(reference, format!("stands beside `{value}`: keep one of them")))
+            }
+        }
+    }
+
     fn number(&self, attribute: &str) -> Result<Option<i64>, Malformed> {
         match self.item.get(attribute) {
             None => Ok(None),
@@ -458,7 +492,7 @@ mod tests {
             provider: "acme".into(),
             grant: Grant::RefreshToken,
             client_id: "app".into(),
-            client_secret: Some(Secret::new("s")),
+            credentials: Credentials::stored("s"),
             scopes: vec!["a".into(), "b".into()],
             audience: Some("api".into()),
             resource: vec!["https://r.test/".into()],

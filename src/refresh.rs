@@ -11,6 +11,7 @@
 //! clock that counts suspended time; nothing between an answer and its commit that could fail.
 
 mod report;
+mod secret;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +24,12 @@ use crate::entropy::Entropy;
 use crate::item::{Item, Value, attr};
 use crate::metrics;
 use crate::plan::lease::{self, Commit, Doubt, Intent, Release};
-use crate::plan::outcome::{self, Attempt, Go, Judge, Tally, Verdict};
+use crate::plan::outcome::{self, Attempt, Go, Judge, Tally, Verdict, Which};
 use crate::plan::{Backoff, Lifetimes, Timing, backoff, schedule};
 use crate::provider::{TokenEndpoint, TokenRequest};
 use crate::record::{Gen, Lease, Malformed, Snapshot, Token, decode_lease};
 use crate::reply::{Reply, Tokens};
+use crate::secrets::Secrets;
 use crate::spill::{Name, Record, Spill, SpillError, Taken};
 use crate::store::{Applied, Store, StoreError};
 use crate::time::{Clock, Moment, Timestamp};
@@ -49,7 +51,7 @@ pub struct Known {
 impl Known {
     /// What is remembered of a partition that was read; `None` where there is no live client in it.
     pub fn of(snapshot: Snapshot) -> Option<Self> {
-        let client = Arc::new(Client { client_secret: None, ..snapshot.client()?.clone() });
+        let client = without_secrets(snapshot.client()?.clone());
         let token = snapshot.token.unwrap_or_else(|| Token::stub(Gen::NONE));
         let token = Token { access_token: None, refresh_token: None, ..token };
         Some(Self { client, lease: snapshot.lease?, token })
@@ -75,6 +77,7 @@ pub struct Refresher<S, E> {
     entropy: Arc<Entropy>,
     policy: Policy,
     spill: Arc<Spill>,
+    secrets: Arc<Secrets>,
     incarnation: String,
 }
 
@@ -96,13 +99,20 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         policy: Policy,
     ) -> Self {
         let (incarnation, spill) = (entropy.nonce(), Arc::new(Spill::none()));
-        Self { store, endpoint, clock, entropy, policy, spill, incarnation }
+        let secrets = Arc::new(Secrets::none(Arc::clone(&clock), Arc::clone(&entropy)));
+        Self { store, endpoint, clock, entropy, policy, spill, secrets, incarnation }
     }
 
     /// Has answers that the table does not take put there, and looked for there.
     #[must_use]
     pub fn with_spill(self, spill: Arc<Spill>) -> Self {
         Self { spill, ..self }
+    }
+
+    /// Has references to client secrets followed.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Arc<Secrets>) -> Self {
+        Self { secrets, ..self }
     }
 
     /// The same process with other numbers; what is in flight keeps those that it began with.
@@ -112,7 +122,8 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         let (clock, entropy) = (Arc::clone(&self.clock), Arc::clone(&self.entropy));
         let (spill, incarnation) = (Arc::clone(&self.spill), self.incarnation.clone());
         let policy = Policy { backoff, lifetimes, ..self.policy };
-        Self { store, endpoint, clock, entropy, policy, spill, incarnation }
+        let secrets = Arc::clone(&self.secrets);
+        Self { store, endpoint, clock, entropy, policy, spill, secrets, incarnation }
     }
 
     /// Where answers go that the table does not take.
@@ -147,6 +158,8 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
             outcome = field::Empty,
             duration_ms = field::Empty,
         );
+        // Before the lease begins: what takes long here costs nobody's send window.
+        self.secrets.warm(&known.client, &provider.name).instrument(span.clone()).await;
         let begun = self.clock.moment();
         let report = self.attempt(known, provider, owner, begun).instrument(span.clone()).await;
         span.record("outcome", report.outcome.name());
@@ -206,9 +219,13 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         if let (Err(error), Some(_)) = (spilled, attempt.begins_with().filter(|_| attempt.risk.rotates)) {
             error!(alarm = "spill_unreadable", %error, "in doubt, and the spill does not say: nothing is sent");
             let (now, unit) = (self.clock.now(), self.entropy.unit());
-            let release = outcome::unread_spill(&attempt, backoff, now, unit);
+            let release = outcome::unsent(&attempt, "spill_unreadable", backoff, now, unit);
             return self.release(&held, known, release, None).await;
         }
+        let attempt = match self.with_secret(attempt, provider).await {
+            Ok(attempt) => attempt,
+            Err(release) => return self.release(&held, known, release, None).await,
+        };
         if self.clock.moment().since(begun) > self.policy.timing.window() {
             return self.give_up(&held, known, "the send window was missed").await;
         }
@@ -307,7 +324,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
 
     /// Sends until there is a verdict. A replay is logged with the attempt's name before it leaves.
     async fn send(&self, held: &Held<'_>, mut attempt: Attempt) -> Sent {
-        let mut tally = Tally::default();
+        let (mut tally, mut which) = (Tally::default(), Which::First);
         if let Some(unanswered) = attempt.begins_with().filter(|_| attempt.risk.rotates) {
             warn!(
                 unanswered,
@@ -316,7 +333,8 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         }
         loop {
             let stored = attempt.token.as_ref().and_then(|token| token.refresh_token.clone());
-            let request = TokenRequest::new(&attempt.client, held.provider, stored);
+            let secret = attempt.secret.clone();
+            let request = TokenRequest::new(&attempt.client, held.provider, secret, stored);
             let (issued, asked) = (self.clock.now(), self.clock.moment());
             let reply = self.endpoint.send(&request).await;
             let exchange = self.clock.moment().since(asked);
@@ -326,6 +344,7 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
             let judge = self.judge();
             match outcome::after_send(reply.clone(), &attempt, &tally, &judge) {
                 Verdict::Commit(tokens) => {
+                    secret::note(which, held.provider);
                     return Sent::Granted { tokens, issued, attempt: Box::new(attempt) };
                 }
                 Verdict::Release(release) => return Sent::Not { release, reply },
@@ -351,18 +370,11 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
                     return Sent::Not { release, reply };
                 }
                 Verdict::RecheckClient(code) => {
-                    let again = match self.read(held.id, self.clock.moment()).await {
-                        Ok(read) => {
-                            outcome::after_client_recheck(code, &read, &attempt, &tally, &self.judge())
-                        }
-                        Err(_) => Err(outcome::unverified(&attempt, &tally, &self.judge())),
-                    };
-                    match again {
-                        Ok(client) => attempt.client = client,
+                    match self.another_secret(held, &attempt, code, &tally).await {
+                        Ok(other) => (attempt.client, attempt.secret, which) = other,
                         Err(release) => return Sent::Not { release, reply },
                     }
                     tally.second_secret = true;
-                    info!("the client secret has changed meanwhile: trying the new one once");
                 }
             }
         }
@@ -585,8 +597,13 @@ fn committed(held: &Held<'_>, client: Client, commit: &Commit) -> Known {
         refresh_at: Some(commit.refresh_at),
         ..Token::stub(commit.generation)
     };
-    let client = Arc::new(Client { client_secret: None, ..client });
-    Known { client, lease: held.lease.clone(), token }
+    Known { client: without_secrets(client), lease: held.lease.clone(), token }
+}
+
+/// What stays in memory of a registration: where its secrets are elsewhere, that remains known.
+fn without_secrets(mut client: Client) -> Arc<Client> {
+    client.credentials = client.credentials.without_values();
+    Arc::new(client)
 }
 
 fn ended(release: &Release) -> Outcome {

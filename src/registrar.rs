@@ -15,7 +15,7 @@ use landed::landed;
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::item::Change;
-use crate::plan::registry::{self, Imported, Refusal, Resolution};
+use crate::plan::registry::{self, Imported, Refusal, Resolution, Rotation};
 use crate::record::{Malformed, Snapshot};
 use crate::store::{Applied, Store, StoreError};
 use crate::time::Clock;
@@ -154,6 +154,16 @@ impl<S: Store> Registrar<'_, S> {
     pub async fn pause(&self, id: &ClientId, paused: bool) -> Result<Outcome, RegistrarError> {
         self.edit(id, |client, _| {
             Ok((client.paused != paused).then(|| registry::pause(client, paused, self.clock.now())))
+        })
+        .await
+    }
+
+    /// Adds, promotes or drops a client's second secret, in one write.
+    pub async fn rotate(&self, id: &ClientId, rotation: &Rotation) -> Result<Outcome, RegistrarError> {
+        self.edit(id, |client, _| {
+            let credentials = rotation.of(client)?;
+            Ok(credentials
+                .map(|credentials| registry::set_credentials(client, &credentials, self.clock.now())))
         })
         .await
     }

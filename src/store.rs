@@ -132,7 +132,7 @@ const PAGE_ROWS: usize = 250;
 
 /// What [`View::WithoutSecrets`] and [`View::Glance`] bring: every attribute of ours whose value is no secret. Of an attribute that is
 /// not known here nobody can say that.
-const PLAIN: [&str; 35] = [
+const PLAIN: [&str; 37] = [
     attr::GEN,
     attr::ST,
     attr::OWN,
@@ -155,6 +155,8 @@ const PLAIN: [&str; 35] = [
     attr::PROVIDER,
     attr::GRANT,
     attr::CLIENT_ID,
+    attr::CLIENT_SECRET_REF,
+    attr::SECOND_CLIENT_SECRET_REF,
     attr::SCOPES,
     attr::AUDIENCE,
     attr::RESOURCE,

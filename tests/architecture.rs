@@ -27,12 +27,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &["aws", "client", "item", "metrics", "record", "seal", "secret", "time"]),
     ("provider", &["client", "reply", "secret", "time"]),
     ("seal", &["aws", "secret", "time"]),
+    // Follows references as the registration and its provider's name allow; its keeper is AWS, a file, or the environment.
+    ("secrets", &["aws", "client", "entropy", "metrics", "secret", "time"]),
     ("spill", &["aws", "client", "item", "plan", "record", "reply", "seal", "secret", "store", "time"]),
     (
         "refresh",
         &[
-            "client", "entropy", "item", "metrics", "plan", "provider", "record", "reply", "spill", "store",
-            "time",
+            "client", "entropy", "item", "metrics", "plan", "provider", "record", "reply", "secret",
+            "secrets", "spill", "store", "time",
         ],
     ),
     (
@@ -100,6 +102,7 @@ const IMPURE_STD: &[&str] = &["env", "fs", "io", "net", "process", "thread"];
 const AWS: &[&str] = &[
     "src/aws",
     "src/provider/tls",
+    "src/secrets/aws",
     "src/spill/bucket",
     "src/seal/jwe",
     "src/seal/kms",

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use perennial::client::ClientId;
+use perennial::client::credentials::Credentials;
 use perennial::item::{Action, Assignment, Change, Condition, Item, Key, Value, attr};
 use perennial::record::{Partition, Snapshot};
 use perennial::secret::Secret;
@@ -285,8 +286,68 @@ async fn apply_changes_field_by_field_and_shows_no_secret() {
     let fields = told["fields"].to_string();
     assert!(fields.contains("none -> a b") && fields.contains("client_secret"), "{fields}");
     let client = world.read("billing").await.client().cloned().expect("registered");
-    assert_eq!(client.client_secret, Some(Secret::new("canary-new-secret")), "the newline is gone");
+    assert_eq!(client.credentials, Credentials::stored("canary-new-secret"), "the newline is gone");
     assert_eq!(client.refresh_now.map(|generation| generation.0), Some(0), "a new token is asked for");
+}
+
+#[tokio::test]
+async fn a_file_names_places_of_client_secrets_and_second_ones() {
+    let world = World::new();
+    world.write(
+        "perennial.toml",
+        &format!("{CONFIGURATION}\n[secrets]\nallow = [\"ssm:/oauth/{{client}}/*\"]\n"),
+    );
+    let by_reference = |more: &str| {
+        MACHINE
+            .replace("{ env = \"APP_SECRET\" }", &format!("{{ ref = \"ssm:/oauth/billing/one\" }}\n{more}"))
+    };
+    world.apply(&by_reference(""), &[]).ok();
+    let told = world.apply(&by_reference("second_client_secret = { env = \"APP_SECRET\" }"), &[]).ok();
+    assert!(told.contains("second_client_secret: none -> stored"), "{told}");
+    let shown = world.run(&["clients", "show", "billing"]).ok();
+    assert!(shown.contains("ssm:/oauth/billing/one") && shown.contains("stored"), "{shown}");
+    let story = world.run(&["why", "billing"]).ok();
+    assert!(story.contains("is looked up at ssm:/oauth/billing/one"), "{story}");
+    // The secret itself in the table, and no second any more: the file rules.
+    let told = world.apply(MACHINE, &[]).ok();
+    assert!(told.contains("client_secret: ssm:/oauth/billing/one -> stored"), "{told}");
+    assert!(told.contains("second_client_secret: stored -> none"), "{told}");
+    let client = world.read("billing").await.client().cloned().expect("registered");
+    assert_eq!(client.credentials, Credentials::stored("canary-app-secret"));
+
+    let others = by_reference("second_client_secret = { ref = \"ssm:/oauth/others/two\" }");
+    world.apply(&others, &[]).fails(2, &["`second_client_secret` cannot be looked up", "secrets.allow"]);
+    let wrong = by_reference("second_client_secret = { ref = \"canary\" }");
+    world.apply(&wrong, &[]).fails(2, &["`second_client_secret` has a ref that is no reference"]);
+    let alone = MACHINE.replace("client_secret", "second_client_secret");
+    world.apply(&alone, &[]).fails(2, &["`client_secret` is missing", "stands without a first"]);
+}
+
+#[tokio::test]
+async fn a_token_url_that_no_request_would_be_sent_to_is_not_registered() {
+    let world = World::new();
+    for (url, code) in [
+        ("https://169.254.169.254/token", "forbidden_address"),
+        ("https://[::ffff:10.0.0.1]/token", "forbidden_address"),
+        ("http://acme.test/token", "plain_http_refused"),
+    ] {
+        let text = format!("{MACHINE}token_url = \"{url}\"\n");
+        world.apply(&text, &[]).fails(2, &["`token_url`", code]);
+        let add = [
+            "clients",
+            "add",
+            "x",
+            "--provider",
+            "acme",
+            "--grant",
+            "client_credentials",
+            "--client-id",
+            "a",
+        ];
+        let more = ["--client-secret-env", "APP_SECRET", "--token-url", url];
+        world.run(&[&add[..], &more].concat()).fails(2, &["token_url", code]);
+    }
+    assert_eq!(world.run(&["clients", "list"]).ok(), "");
 }
 
 /// A file with everything wrong that there may be.
@@ -459,7 +520,7 @@ async fn add_takes_secrets_from_stdin_environment_and_files() {
     assert_eq!(ran.ok(), "crm-7 registered\n");
     let read = world.read("crm-7").await;
     let client = read.client().expect("registered");
-    assert_eq!(client.client_secret, Some(Secret::new("canary-stdin-secret")));
+    assert_eq!(client.credentials, Credentials::stored("canary-stdin-secret"));
     let token = read.token.clone().expect("a token");
     assert_eq!(token.refresh_token, Some(Secret::new("canary-file-token")));
     assert_eq!(token.access_token, Some(Secret::new("canary-crm-token")));

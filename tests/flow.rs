@@ -29,6 +29,8 @@ mod once;
 mod replies;
 #[path = "flow/schedule.rs"]
 mod schedule;
+#[path = "flow/secrets.rs"]
+mod secrets;
 #[path = "flow/sequences.rs"]
 mod sequences;
 #[path = "flow/spill.rs"]

@@ -120,6 +120,10 @@ async fn operators_look_and_change(world: &World, operator: &Gate) {
     assert!(String::from_utf8_lossy(&told.stdout).contains("\"status\""), "{told:?}");
     world.ok(operator, &["clients", "pause", "crm"]);
     world.ok(operator, &["clients", "resume", "crm"]);
+    world.ok(operator, &["clients", "secret", "add", "crm", "--client-secret-file", "app.secret"]);
+    world.ok(operator, &["clients", "secret", "promote", "crm", "--keep"]);
+    world.ok(operator, &["clients", "secret", "drop", "crm"]);
+    world.ok(operator, &["clients", "secret", "check"]);
     world.hold("old").await;
     world.ok(operator, &["clients", "resolve", "old", "--retry"]);
     world.consent("old.token").await;

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use perennial::client::credentials::Credentials;
 use perennial::client::{Client, ClientId, Grant, InDoubt, Provider};
 use perennial::entropy::Entropy;
 use perennial::fleet::{Ending, Rules, Settings as FleetSettings, Task};
@@ -284,7 +285,7 @@ impl World {
             provider: provider.into(),
             grant: if mintable { Grant::ClientCredentials } else { Grant::RefreshToken },
             client_id: format!("app-{}", name.len() % 3),
-            client_secret: Some(Secret::new("canary-s")),
+            credentials: Credentials::stored("canary-s"),
             scopes: Vec::new(),
             audience: None,
             resource: Vec::new(),

@@ -7,9 +7,11 @@ use clap::Args;
 use url::Url;
 
 use super::source::{
-    AccessTokenArgs, ClientSecretArgs, Expiry, RefreshTokenArgs, Source, imported, only_one_stdin,
+    AccessTokenArgs, ClientSecretArgs, Expiry, Given, RefreshTokenArgs, SecondSecretArgs, Source, imported,
+    only_one_stdin,
 };
 use super::{App, UsageError, client_id, output, spec};
+use crate::client::credentials::Credentials;
 use crate::client::{Client, ClientId, Grant};
 use crate::registrar::{Step, Wanted};
 use crate::secret::Secret;
@@ -26,7 +28,9 @@ const SHORT_LIFETIME: Duration = Duration::from_secs(6 * 60);
   perennial clients add billing --provider acme --grant client_credentials \\
       --client-id app-1 --client-secret-env ACME_SECRET
   vault read ... | perennial clients add crm-7 --provider acme --grant refresh_token \\
-      --client-id app-1 --client-secret-file /run/secrets/acme --refresh-token-stdin")]
+      --client-id app-1 --client-secret-file /run/secrets/acme --refresh-token-stdin
+  perennial clients add billing --provider acme --grant client_credentials \\
+      --client-id app-1 --client-secret-ref ssm:/oauth/acme")]
 pub(super) struct Add {
     /// The client's name: 1 to 128 characters of A-Z a-z 0-9 . _ : @ -
     #[arg(value_name = "ID", value_parser = client_id)]
@@ -42,6 +46,8 @@ pub(super) struct Add {
     client_id: String,
     #[command(flatten)]
     client_secret: ClientSecretArgs,
+    #[command(flatten)]
+    second_client_secret: SecondSecretArgs,
     #[command(flatten)]
     refresh_token: RefreshTokenArgs,
     #[command(flatten)]
@@ -79,11 +85,20 @@ fn key_value(text: &str) -> Result<(String, Secret), String> {
 impl Add {
     pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
         let provider = app.provider(&self.provider)?;
-        let sources = [self.client_secret.source(), self.refresh_token.source(), self.access_token.source()];
-        let [client_secret, refresh_token, access_token] = read_all(app, &sources)?;
-        let wanted = self.wanted(client_secret);
-        let has_secret = wanted.client.client_secret.is_some();
-        let wrong = spec::check(&wanted.client, provider, has_secret, refresh_token.is_some());
+        let (first, second) = (self.client_secret.given()?, self.second_client_secret.given()?);
+        let sources = [
+            Given::source(first.as_ref()),
+            Given::source(second.as_ref()),
+            self.refresh_token.source(),
+            self.access_token.source(),
+        ];
+        let [first_read, second_read, refresh_token, access_token] = read_all(app, &sources)?;
+        let wanted = self.wanted(Credentials {
+            first: Given::credential(first, first_read),
+            second: Given::credential(second, second_read),
+        });
+        let has = spec::Has::of(&wanted.client.credentials, refresh_token.is_some());
+        let wrong = spec::check(&wanted.client, provider, has, &app.config().secrets.allow);
         if !wrong.is_empty() {
             let lines = wrong.iter().map(|(key, problem)| format!("\n  {key} {problem}"));
             return Err(UsageError(format!("client `{}`:{}", self.id, lines.collect::<String>())).into());
@@ -103,13 +118,13 @@ impl Add {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn wanted(&self, client_secret: Option<Secret>) -> Wanted {
+    fn wanted(&self, credentials: Credentials) -> Wanted {
         let client = Client {
             id: self.id.clone(),
             provider: self.provider.clone(),
             grant: self.grant,
             client_id: self.client_id.clone(),
-            client_secret,
+            credentials,
             scopes: self.scopes.clone(),
             audience: self.audience.clone(),
             resource: self.resource.clone(),

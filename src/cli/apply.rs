@@ -19,6 +19,7 @@ use super::source::{Source, imported};
 use super::spec::{self, Entry, Format, Problem};
 use super::walk::Listing;
 use super::{App, UsageError, client_id, confirm, output};
+use crate::client::credentials::Credential;
 use crate::client::{ClientId, Provider};
 use crate::item::{Key, attr};
 use crate::plan::registry::{Imported, Refusal};
@@ -40,7 +41,7 @@ const AT_ONCE: usize = 16;
   provider = \"acme\"
   grant = \"client_credentials\"
   client_id = \"app-1\"
-  client_secret = { env = \"ACME_SECRET\" }    # or { file = \"path\" }, { stdin = true }
+  client_secret = { env = \"ACME_SECRET\" }    # or { file = \"path\" }, { stdin = true }, { ref = \"ssm:/oauth/acme\" }
 
 Exit code 2 if the file has errors (all are reported), 1 if anything was refused or failed.")]
 pub(super) struct Apply {
@@ -128,7 +129,8 @@ impl Apply {
         } else {
             read_file(&self.file)?
         });
-        let (entries, mut problems) = spec::parse(&text, format, &app.config().providers);
+        let (entries, mut problems) =
+            spec::parse(&text, format, &app.config().providers, &app.config().secrets.allow);
         let known: BTreeSet<&ClientId> = entries.iter().map(|entry| &entry.wanted.client.id).collect();
         if let Some(id) = self.replace.iter().find(|id| problems.is_empty() && !known.contains(id)) {
             return Err(UsageError(format!("--replace {id}: the file has no such client")).into());
@@ -328,22 +330,30 @@ fn with_secrets(app: &App, mut entries: Vec<Entry>, wrong: &mut Vec<Problem>) ->
         if stdin && !wrong.is_empty() {
             entries.retain(|entry| !takes_stdin(entry));
         }
-        entries.retain_mut(|entry| {
-            let Some(source) = entry.client_secret.as_ref().filter(|of| (**of == Source::Stdin) == stdin)
-            else {
-                return true;
-            };
-            match source.read(app.sources()) {
-                Ok(secret) => entry.wanted.client.client_secret = Some(secret),
-                Err(why) => {
-                    wrong.push(problem(entry, "`client_secret`", format!("has no value: {why}")));
-                    return false;
-                }
-            }
-            true
-        });
+        entries.retain_mut(|entry| fill(app, entry, stdin, wrong));
     }
     entries
+}
+
+/// Reads an entry's client secrets, those alone that come from standard input or those alone that do not. False: one has no
+/// value.
+fn fill(app: &App, entry: &mut Entry, stdin: bool, wrong: &mut Vec<Problem>) -> bool {
+    let due = |source: &Option<Source>| source.clone().filter(|of| (*of == Source::Stdin) == stdin);
+    let read = |source: &Option<Source>| due(source).map(|source| source.read(app.sources())).transpose();
+    let first = read(&entry.client_secret).map_err(|why| ("`client_secret`", why));
+    let second = read(&entry.second_client_secret).map_err(|why| ("`second_client_secret`", why));
+    match first.and_then(|first| Ok((first, second?))) {
+        Ok((first, second)) => {
+            let credentials = &mut entry.wanted.client.credentials;
+            credentials.first = first.map(Credential::Stored).or(credentials.first.take());
+            credentials.second = second.map(Credential::Stored).or(credentials.second.take());
+            true
+        }
+        Err((key, why)) => {
+            wrong.push(problem(entry, key, format!("has no value: {why}")));
+            false
+        }
+    }
 }
 
 /// Whether the file's tokens are of any use: a grant that stands is left alone.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Subcommand;
 
-use super::{App, add, apply, edit, import_token, list, remove, resolve, show};
+use super::{App, add, apply, edit, import_token, list, remove, resolve, secret, show};
 
 /// Register, change, look at and remove clients.
 #[derive(Debug, Subcommand)]
@@ -19,6 +19,8 @@ pub(super) enum ClientsCommand {
     Remove(remove::Remove),
     ImportToken(import_token::ImportToken),
     Resolve(resolve::Resolve),
+    #[command(subcommand)]
+    Secret(secret::SecretCommand),
 }
 
 impl ClientsCommand {
@@ -34,6 +36,7 @@ impl ClientsCommand {
             Self::Remove(command) => command.run(app).await,
             Self::ImportToken(command) => command.run(app).await,
             Self::Resolve(command) => command.run(app).await,
+            Self::Secret(command) => command.run(app).await,
         }
     }
 }

@@ -30,6 +30,7 @@ mod resolve;
 mod run;
 mod seal;
 mod sealing;
+mod secret;
 mod show;
 mod source;
 mod spec;

@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::ecs::Ecs;
 use super::meter::Meter;
 use super::reload::Reloads;
-use super::{App, output, spill};
+use super::{App, output, secret, spill};
 use crate::config::{Config, StoreKind};
 use crate::ecs::Account;
 use crate::entropy::Entropy;
@@ -107,11 +107,12 @@ impl Run {
             backoff: config.backoff,
             lifetimes: config.refresh.lifetimes,
         };
+        let secrets = secret::follower(app, Arc::clone(&entropy));
         let refresher =
             Refresher::new(Arc::clone(&store), endpoint, Arc::clone(&clock), Arc::clone(&entropy), policy);
         info!(incarnation = refresher.incarnation(), "this process's name in the leases that it takes");
         Ok(Parts {
-            refresher: Arc::new(refresher.with_spill(spill)),
+            refresher: Arc::new(refresher.with_spill(spill).with_secrets(Arc::new(secrets))),
             vitals: Arc::clone(store.vitals()),
             store,
             clock,

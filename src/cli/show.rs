@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::import_token::not_registered;
 use super::standing::ClientStatus;
 use super::{App, client_id, output};
+use crate::client::credentials::Credential;
 use crate::client::{Client, ClientId, without_query};
 use crate::record::Snapshot;
 use crate::time::Timestamp;
@@ -52,7 +53,9 @@ fn facts(client: &Client, read: &Snapshot, now: Timestamp) -> Value {
         "provider": client.provider,
         "grant": client.grant.as_str(),
         "client_id": client.client_id,
-        "has_client_secret": client.client_secret.is_some(),
+        "has_client_secret": client.credentials.first.is_some(),
+        "client_secret": client.credentials.first.as_ref().map(Credential::shown),
+        "second_client_secret": client.credentials.second.as_ref().map(Credential::shown),
         "scopes": client.scopes,
         "audience": client.audience,
         "resource": client.resource,

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use clap::Args;
 use zeroize::Zeroizing;
 
-use super::App;
+use super::{App, UsageError};
+use crate::client::credentials::Credential;
+use crate::client::reference::SecretRef;
 use crate::config::Sources;
 use crate::plan::registry::Imported;
 use crate::plan::schedule;
@@ -101,9 +103,49 @@ fn without_newline(text: &str) -> &str {
     text.strip_suffix('\r').unwrap_or(text)
 }
 
+/// A client secret that is read now, or a reference that the daemon is to follow.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Given {
+    /// The secret's place.
+    Here(Source),
+    /// The reference.
+    At(SecretRef),
+}
+
+impl Given {
+    fn of(source: Option<Source>, reference: Option<&Secret>) -> Result<Option<Self>, UsageError> {
+        let reference = reference.map(|text| SecretRef::new(text.expose())).transpose();
+        // Not by clap: it would repeat the text, which may be the secret itself.
+        let reference = reference.map_err(|error| UsageError(format!("the reference {error}")))?;
+        Ok(reference.map(Self::At).or(source.map(Self::Here)))
+    }
+
+    /// Where it is read, if it is.
+    pub(super) fn source(given: Option<&Self>) -> Option<Source> {
+        match given? {
+            Self::Here(source) => Some(source.clone()),
+            Self::At(_) => None,
+        }
+    }
+
+    /// With what was read there.
+    pub(super) fn credential(given: Option<Self>, read: Option<Secret>) -> Option<Credential> {
+        match given? {
+            Self::Here(_) => read.map(Credential::Stored),
+            Self::At(reference) => Some(Credential::At(reference)),
+        }
+    }
+}
+
+/// What may be a secret that somebody took for a reference.
+#[expect(clippy::unnecessary_wraps, reason = "clap asks for it")]
+fn unseen(text: &str) -> Result<Secret, String> {
+    Ok(Secret::new(text))
+}
+
 /// Where the client secret comes from.
 #[derive(Clone, Debug, Default, Args)]
-#[group(multiple = false)]
+#[group(id = "ClientSecretSource", multiple = false)]
 pub(super) struct ClientSecretArgs {
     /// Read the OAuth client secret from standard input.
     #[arg(long)]
@@ -114,6 +156,28 @@ pub(super) struct ClientSecretArgs {
     /// Read the OAuth client secret from this file.
     #[arg(long, value_name = "FILE")]
     client_secret_file: Option<PathBuf>,
+    /// Do not store the OAuth client secret: the daemon looks it up there, as in ssm:/oauth/acme. secrets.allow must
+    /// allow it.
+    #[arg(long, value_name = "REF", value_parser = unseen)]
+    client_secret_ref: Option<Secret>,
+}
+
+/// Where a second client secret comes from: tried where the provider refuses the first.
+#[derive(Clone, Debug, Default, Args)]
+#[group(id = "SecondSecretSource", multiple = false)]
+pub(super) struct SecondSecretArgs {
+    /// Read a second OAuth client secret, tried where the first is refused, from standard input.
+    #[arg(long)]
+    second_client_secret_stdin: bool,
+    /// Read a second OAuth client secret from this environment variable.
+    #[arg(long, value_name = "NAME")]
+    second_client_secret_env: Option<String>,
+    /// Read a second OAuth client secret from this file.
+    #[arg(long, value_name = "FILE")]
+    second_client_secret_file: Option<PathBuf>,
+    /// Have the daemon look up a second OAuth client secret there.
+    #[arg(long, value_name = "REF", value_parser = unseen)]
+    second_client_secret_ref: Option<Secret>,
 }
 
 /// Where the refresh token comes from.
@@ -156,8 +220,17 @@ struct AccessTokenSource {
 }
 
 impl ClientSecretArgs {
-    pub(super) fn source(&self) -> Option<Source> {
-        one_of(self.client_secret_stdin, self.client_secret_env.as_ref(), self.client_secret_file.as_ref())
+    pub(super) fn given(&self) -> Result<Option<Given>, UsageError> {
+        let (env, file) = (self.client_secret_env.as_ref(), self.client_secret_file.as_ref());
+        Given::of(one_of(self.client_secret_stdin, env, file), self.client_secret_ref.as_ref())
+    }
+}
+
+impl SecondSecretArgs {
+    pub(super) fn given(&self) -> Result<Option<Given>, UsageError> {
+        let (env, file) = (self.second_client_secret_env.as_ref(), self.second_client_secret_file.as_ref());
+        let source = one_of(self.second_client_secret_stdin, env, file);
+        Given::of(source, self.second_client_secret_ref.as_ref())
     }
 }
 

@@ -13,6 +13,9 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::source::{Expiry, Source, only_one_stdin};
+use crate::client::allowance::Rules;
+use crate::client::credentials::{Credential, Credentials};
+use crate::client::reference::SecretRef;
 use crate::client::{Client, ClientAuth, ClientId, Grant, Provider, is_loopback};
 use crate::registrar::Wanted;
 use crate::secret::Secret;
@@ -49,6 +52,7 @@ impl fmt::Display for Problem {
 pub(super) struct Entry {
     pub(super) wanted: Wanted,
     pub(super) client_secret: Option<Source>,
+    pub(super) second_client_secret: Option<Source>,
     pub(super) refresh_token: Option<Source>,
     pub(super) access_token: Option<Source>,
     pub(super) expiry: Expiry,
@@ -56,19 +60,43 @@ pub(super) struct Entry {
 
 impl Entry {
     /// Where its secrets come from.
-    pub(super) fn sources(&self) -> [&Option<Source>; 3] {
-        [&self.client_secret, &self.refresh_token, &self.access_token]
+    pub(super) fn sources(&self) -> [&Option<Source>; 4] {
+        [&self.client_secret, &self.second_client_secret, &self.refresh_token, &self.access_token]
+    }
+
+    fn has(&self) -> Has {
+        let of = Has::of(&self.wanted.client.credentials, self.refresh_token.is_some());
+        Has {
+            secret: of.secret || self.client_secret.is_some(),
+            second: of.second || self.second_client_secret.is_some(),
+            ..of
+        }
+    }
+}
+
+/// Which secrets a client has, or is about to get.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Has {
+    secret: bool,
+    second: bool,
+    refresh_token: bool,
+}
+
+impl Has {
+    pub(super) fn of(credentials: &Credentials, refresh_token: bool) -> Self {
+        Self { secret: credentials.first.is_some(), second: credentials.second.is_some(), refresh_token }
     }
 }
 
 type Providers = BTreeMap<String, Arc<Provider>>;
 
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "id",
     "provider",
     "grant",
     "client_id",
     "client_secret",
+    "second_client_secret",
     "refresh_token",
     "access_token",
     "expires_in",
@@ -82,7 +110,12 @@ const KEYS: [&str; 15] = [
 ];
 
 /// Reads a file: what can be understood of it, and everything that is wrong with it.
-pub(super) fn parse(text: &str, format: Format, providers: &Providers) -> (Vec<Entry>, Vec<Problem>) {
+pub(super) fn parse(
+    text: &str,
+    format: Format,
+    providers: &Providers,
+    rules: &Rules,
+) -> (Vec<Entry>, Vec<Problem>) {
     let mut problems = Vec::new();
     let values = tree(text, format).map(|tree| clients(tree, &mut problems)).unwrap_or_else(|problem| {
         problems.push(problem);
@@ -91,7 +124,7 @@ pub(super) fn parse(text: &str, format: Format, providers: &Providers) -> (Vec<E
     let twice = duplicates(&values);
     let read = values.into_iter().enumerate();
     let entries: Vec<Entry> =
-        read.filter_map(|(n, value)| entry(n, value, providers, &mut problems)).collect();
+        read.filter_map(|(n, value)| entry(n, value, providers, rules, &mut problems)).collect();
     problems.extend(twice);
     let sources = entries.iter().flat_map(Entry::sources);
     if let Err(problem) = only_one_stdin(sources) {
@@ -177,7 +210,13 @@ fn at(id: &ClientId) -> String {
     format!("client `{id}`")
 }
 
-fn entry(n: usize, value: Value, providers: &Providers, problems: &mut Vec<Problem>) -> Option<Entry> {
+fn entry(
+    n: usize,
+    value: Value,
+    providers: &Providers,
+    rules: &Rules,
+    problems: &mut Vec<Problem>,
+) -> Option<Entry> {
     let at_entry = format!("clients[{n}]");
     let Value::Object(map) = value else {
         problems.push(Problem { at: at_entry, key: "the entry".into(), problem: "is no table".into() });
@@ -194,10 +233,8 @@ fn entry(n: usize, value: Value, providers: &Providers, problems: &mut Vec<Probl
     let named = fields.map.get("provider").and_then(Value::as_str).unwrap_or_default().to_owned();
     match providers.get(&named) {
         Some(provider) => {
-            let wrong = entry.iter().flat_map(|entry| {
-                let Entry { wanted, client_secret, refresh_token, .. } = entry;
-                check(&wanted.client, provider, client_secret.is_some(), refresh_token.is_some())
-            });
+            let wrong =
+                entry.iter().flat_map(|entry| check(&entry.wanted.client, provider, entry.has(), rules));
             wrong.for_each(|(key, problem)| fields.wrong(key, problem));
         }
         // Missing, empty, or no string: that has been said.
@@ -227,12 +264,12 @@ pub(super) fn names(providers: &Providers) -> String {
 pub(super) fn check(
     client: &Client,
     provider: &Provider,
-    has_secret: bool,
-    has_refresh_token: bool,
+    has: Has,
+    rules: &Rules,
 ) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     let name = &provider.name;
-    match (provider.auth, has_secret) {
+    match (provider.auth, has.secret) {
         (ClientAuth::None, true) => wrong.push((
             "client_secret",
             format!("is never sent, since provider `{name}` has auth = \"none\": leave it out, or change auth"),
@@ -242,6 +279,16 @@ pub(super) fn check(
             format!("is missing, and provider `{name}` authenticates by it: give it from the environment or a file"),
         )),
         _ => {}
+    }
+    if has.second && !has.secret {
+        wrong.push(("second_client_secret", "stands without a first: write it as client_secret".into()));
+    }
+    for (key, credential) in
+        [("client_secret", &client.credentials.first), ("second_client_secret", &client.credentials.second)]
+    {
+        let reference = credential.as_ref().and_then(Credential::reference);
+        let refused = reference.and_then(|reference| rules.admit(reference, &client.id, name).err());
+        wrong.extend(refused.map(|why| (key, format!("cannot be looked up: {why}"))));
     }
     if client.client_id.trim().is_empty() {
         wrong.push(("client_id", "is empty: write the OAuth client id".into()));
@@ -261,7 +308,7 @@ pub(super) fn check(
     for param in client.params.keys().filter(|param| own.contains(&param.as_str())) {
         wrong.push(("params", format!("holds `{param}`, which the request sets itself: use the key for it")));
     }
-    if has_refresh_token && !client.grant.needs_refresh_token() {
+    if has.refresh_token && !client.grant.needs_refresh_token() {
         let remedy = "cannot be: the grant client_credentials has no refresh token: leave it out, or use the grant \
                       refresh_token";
         wrong.push(("refresh_token", remedy.into()));
@@ -276,8 +323,21 @@ fn check_url(url: &Url, provider: &Provider) -> Option<(&'static str, String)> {
         _ if !url.username().is_empty() || url.password().is_some() => {
             Some(("token_url", "carries a user name or password: remove it".into()))
         }
-        "https" => None,
-        "http" if loopback || provider.allow_http => None,
+        "http" if !loopback && !provider.allow_http => Some((
+            "token_url",
+            "is not https: tokens would travel in the open, and every refresh would fail with plain_http_refused; write \
+             an https URL"
+                .into(),
+        )),
+        "https" | "http" if !provider.outbound.admits_spelling(url) => Some((
+            "token_url",
+            format!(
+                "leads to an address that is not public: every refresh would fail with forbidden_address; if it is meant, \
+                 name its network in providers.{}.allow_networks",
+                provider.name
+            ),
+        )),
+        "https" | "http" => None,
         _ => Some(("token_url", "is not https: tokens would travel in the open; write an https URL".into())),
     }
 }
@@ -296,8 +356,9 @@ impl Fields<'_> {
         let provider = self.required("provider");
         let grant = self.parsed("grant", |text| text.parse::<Grant>());
         let client_id = self.required("client_id");
-        let (client_secret, refresh_token, access_token) =
-            (self.source("client_secret"), self.source("refresh_token"), self.source("access_token"));
+        let (client_secret, first) = self.secret("client_secret");
+        let (second_client_secret, second) = self.secret("second_client_secret");
+        let (refresh_token, access_token) = (self.source("refresh_token"), self.source("access_token"));
         let expiry = self.expiry(access_token.is_some());
         let (scopes, resource) = (self.strings("scopes"), self.strings("resource"));
         let (audience, params) = (self.string("audience"), self.params());
@@ -308,7 +369,7 @@ impl Fields<'_> {
             provider: provider?,
             grant: grant?,
             client_id: client_id?,
-            client_secret: None,
+            credentials: Credentials { first, second },
             scopes,
             audience,
             resource,
@@ -319,7 +380,7 @@ impl Fields<'_> {
             joined: Timestamp::EPOCH,
         };
         let wanted = Wanted { client, paused };
-        Some(Entry { wanted, client_secret, refresh_token, access_token, expiry })
+        Some(Entry { wanted, client_secret, second_client_secret, refresh_token, access_token, expiry })
     }
 
     fn wrong(&mut self, key: &str, problem: impl Into<String>) {
@@ -403,6 +464,25 @@ impl Fields<'_> {
         }
     }
 
+    /// A client secret's place, or the reference that the daemon is to follow.
+    fn secret(&mut self, key: &str) -> (Option<Source>, Option<Credential>) {
+        let alone = self.map.get(key).and_then(Value::as_object).filter(|map| map.len() == 1);
+        let Some(text) = alone.and_then(|map| map.get("ref")).cloned() else {
+            return (self.source(key), None);
+        };
+        match text.as_str().map(SecretRef::new) {
+            Some(Ok(reference)) => (None, Some(Credential::At(reference))),
+            Some(Err(error)) => {
+                self.wrong(key, format!("has a ref that {error}"));
+                (None, None)
+            }
+            None => {
+                self.wrong(key, "has a ref that is no string: write it as { ref = \"ssm:/oauth/acme\" }");
+                (None, None)
+            }
+        }
+    }
+
     /// A secret's place; a secret itself is refused, and not repeated.
     fn source(&mut self, key: &str) -> Option<Source> {
         let (source, what) = match self.map.get(key)? {
@@ -412,7 +492,8 @@ impl Fields<'_> {
         };
         if source.is_none() {
             let places = "{ env = \"NAME\" }, { file = \"path\" }, { stdin = true }";
-            self.wrong(key, format!("{what} one of {places}"));
+            let by_reference = if key.ends_with("client_secret") { ", { ref = \"ssm:/...\" }" } else { "" };
+            self.wrong(key, format!("{what} one of {places}{by_reference}"));
         }
         source
     }

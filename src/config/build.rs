@@ -8,8 +8,9 @@ use super::kind::human;
 use super::reader::Reader;
 use super::{
     Agent, Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing, SealingMode,
-    Shutdown, Spill, Store, StoreKind,
+    Secrets, Shutdown, Spill, Store, StoreKind,
 };
+use crate::client::allowance::Rules as SecretRules;
 use crate::client::outbound::{Outbound, network};
 use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
 use crate::plan::membership::Rules;
@@ -49,6 +50,7 @@ pub(super) fn config(
     let sealing = sealing(r, &store, profile);
     let spill = spill(r, &sealing);
     let agent = agent(r);
+    let secrets = secrets(r);
     let refresh = refresh?;
     Some(Config {
         profile,
@@ -67,6 +69,7 @@ pub(super) fn config(
         spill,
         sealing,
         agent,
+        secrets,
         providers,
     })
 }
@@ -294,6 +297,17 @@ fn agent(r: &mut Reader) -> Agent {
         waiting: r.integer("agent.waiting"),
         rejections: r.flag("agent.rejections"),
         rejection_interval: r.duration("agent.rejection_interval"),
+    }
+}
+
+fn secrets(r: &mut Reader) -> Secrets {
+    // Elements that do not fit have been refused.
+    let rules = r.list("secrets.allow").iter().filter_map(|text| text.parse().ok()).collect();
+    Secrets {
+        allow: SecretRules(rules),
+        fresh: r.duration("secrets.fresh"),
+        stale: r.duration("secrets.stale"),
+        endpoint: r.optional_url("secrets.endpoint"),
     }
 }
 

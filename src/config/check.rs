@@ -7,6 +7,7 @@ use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use super::error::Fault;
+use crate::client::allowance::Rule;
 use crate::client::outbound::{self, Pin};
 
 /// A check of one string.
@@ -64,6 +65,11 @@ pub(super) fn network(network: &str) -> Result<(), String> {
 /// The pin of a server's key.
 pub(super) fn pin(pin: &str) -> Result<(), String> {
     pin.parse::<Pin>().map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// A rule for references to client secrets.
+pub(super) fn secret_rule(rule: &str) -> Result<(), String> {
+    rule.parse::<Rule>().map(|_| ()).map_err(|error| error.to_string())
 }
 
 /// The value of a request header.

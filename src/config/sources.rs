@@ -51,6 +51,13 @@ impl Sources {
         self.environment.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
+    /// Every variable that may hold a client secret: none of this program's own, nor of AWS's.
+    pub fn foreign_variables(&self) -> BTreeMap<String, Secret> {
+        let foreign = |name: &str| !["PERENNIAL", "AWS_", "ECS_"].iter().any(|own| name.starts_with(own));
+        let set = self.environment.iter().filter(|(name, _)| foreign(name));
+        set.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
     /// Whether this process is an Amazon ECS task: its agent sets these variables (Amazon ECS Developer Guide,
     /// "Task metadata endpoint").
     pub fn on_ecs(&self) -> bool {

@@ -14,12 +14,17 @@ use super::schedule::wanted_at;
 use crate::client::{Binding, Client, InDoubt, Provider};
 use crate::record::{Gen, Lease, Snapshot, State, Token};
 use crate::reply::{Reply, Tokens, ends_grants, is_verdict, refuses_application};
+use crate::secret::Secret;
 use crate::time::{Moment, Timestamp};
 
 /// The longest pause before a replay.
 const PAUSE: Duration = Duration::from_secs(1);
 /// What keeps an attempt from being sent that only an operator can change.
-const UNSENDABLE: [&str; 3] = ["no_token_item", "no_refresh_token", "binding_mismatch"];
+const UNSENDABLE: [&str; 4] = ["no_token_item", "no_refresh_token", "binding_mismatch", SECRET_REFUSED];
+/// The code of a client secret that a reference does not lead to, or may not.
+pub const SECRET_REFUSED: &str = "secret_refused";
+/// The code of a client secret about which there is no answer.
+pub const SECRET_UNAVAILABLE: &str = "secret_unavailable";
 /// Failures in a row that are an alarm once the token has expired, whatever their class.
 pub const LONG_STREAK: u32 = 8;
 
@@ -37,8 +42,10 @@ pub enum Go {
 /// A refresh that is to be sent: everything that the judgement of its replies depends on.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Attempt {
-    /// The registration, secret included.
+    /// The registration.
     pub client: Client,
+    /// The client secret that is sent; none for public clients, and until a reference has been followed.
+    pub secret: Option<Secret>,
     /// The stored token; none where TTL took the item of a mintable grant.
     pub token: Option<Token>,
     /// The lease that is held.
@@ -111,7 +118,10 @@ pub fn after_read(
         Some(sends) if risk.rotates && !may_send_in_doubt(&risk, sends) => {
             Go::Release(Release::Hold { code: "in_doubt".into(), of: stored, sends })
         }
-        _ => Go::Send(Box::new(Attempt { client, token, lease, risk, begun })),
+        _ => {
+            let secret = client.credentials.first.as_ref().and_then(|first| first.stored()).cloned();
+            Go::Send(Box::new(Attempt { client, secret, token, lease, risk, begun }))
+        }
     }
 }
 
@@ -131,11 +141,12 @@ pub fn takes_spilled(
     (holds && newer && same).then(|| client.clone())
 }
 
-/// The end of an attempt that could not learn whether the answer of the one before is still somewhere.
-pub fn unread_spill(attempt: &Attempt, backoff: &Backoff, now: Timestamp, unit: f64) -> Release {
+/// The end of an attempt from which nothing was sent, for the reason of this code: it could not learn whether the answer of
+/// the one before is still somewhere, or has no client secret.
+pub fn unsent(attempt: &Attempt, code: &str, backoff: &Backoff, now: Timestamp, unit: f64) -> Release {
     let fails = attempt.lease.fails.saturating_add(1);
     let next_at = backoff::next_attempt(backoff, fails, attempt.expires_at(), None, now, unit);
-    Release::Failed { code: "spill_unreadable".into(), next_at, doubt: Doubt::Unchanged }
+    Release::Failed { code: code.to_owned(), next_at, doubt: Doubt::Unchanged }
 }
 
 /// What an attempt has sent so far.
@@ -281,26 +292,61 @@ pub fn after_grant_recheck(code: String, read: &Snapshot, attempt: &Attempt, tal
     Release::Bury { code: if was_in_doubt { "lost_rotation".into() } else { code }, of }
 }
 
-/// After a refused application: `read` is the partition, read again. `Ok` is the client with another secret, to be
-/// tried once; `Err` gives the lease back.
+/// After a refused application: `read` is the partition, read again. `Ok` is the client whose secrets are to be looked up
+/// again; `Err` gives the lease back.
 pub fn after_client_recheck(
-    code: String,
+    code: &str,
     read: &Snapshot,
     attempt: &Attempt,
     tally: &Tally,
     judge: &Judge<'_>,
 ) -> Result<Client, Release> {
-    let may_send = fits_in_lease(&attempt.risk, judge.timing, attempt.begun, judge.moment);
     // Nothing but the secret may have changed: neither who holds the lease, nor where the refresh token would go.
     let ours = read.tok_gen() == attempt.tok_gen()
         && read.lease.as_ref().is_some_and(|lease| lease.generation == attempt.lease.generation);
-    let anew = |client: &&Client| {
-        client.client_secret != attempt.client.client_secret && is_same_registration(client, &attempt.client)
-    };
-    match read.client().filter(anew) {
-        Some(client) if ours && may_send => Ok(client.clone()),
+    match read.client().filter(|client| is_same_registration(client, &attempt.client)) {
+        Some(client) if ours && may_send_once_more(attempt, judge) => Ok(client.clone()),
+        _ => Err(unanswered(code.to_owned(), None, attempt, tally, judge)),
+    }
+}
+
+/// One of a client's two secrets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// The one that is always sent.
+    First,
+    /// The one that is there for a rotation.
+    Second,
+}
+
+/// Which secret is to be tried once more after the refusal of `sent`, where `first` is the first one as it stands by now:
+/// that one if it has changed; else the second, and only where the provider says that the *authentication* failed
+/// (`invalid_client`, RFC 6749 section 5.2).
+pub fn next_secret(code: &str, sent: Option<&Secret>, first: Option<&Secret>) -> Option<Which> {
+    match first {
+        Some(_) if first != sent => Some(Which::First),
+        _ if code == "invalid_client" => Some(Which::Second),
+        _ => None,
+    }
+}
+
+/// Whether the secret that was found is to be tried: it is another than what was refused, and there still is time. `Err`
+/// gives the lease back.
+pub fn after_offer(
+    code: String,
+    offered: Option<Secret>,
+    attempt: &Attempt,
+    tally: &Tally,
+    judge: &Judge<'_>,
+) -> Result<Secret, Release> {
+    match offered.filter(|secret| Some(secret) != attempt.secret.as_ref()) {
+        Some(secret) if may_send_once_more(attempt, judge) => Ok(secret),
         _ => Err(unanswered(code, None, attempt, tally, judge)),
     }
+}
+
+fn may_send_once_more(attempt: &Attempt, judge: &Judge<'_>) -> bool {
+    fits_in_lease(&attempt.risk, judge.timing, attempt.begun, judge.moment)
 }
 
 fn is_same_registration(one: &Client, other: &Client) -> bool {
@@ -340,11 +386,24 @@ mod tests {
 
     #[test]
     fn what_an_operator_has_to_change_is_told_from_what_passes() {
-        for code in ["binding_mismatch", "invalid_client", "invalid_scope"] {
+        for code in ["binding_mismatch", "invalid_client", "invalid_scope", SECRET_REFUSED] {
             assert!(needs_operator(code), "{code}");
         }
-        for code in ["timeout", "http_503", "dns", "slow_down"] {
+        for code in ["timeout", "http_503", "dns", "slow_down", SECRET_UNAVAILABLE] {
             assert!(!needs_operator(code), "{code}");
+        }
+    }
+
+    #[test]
+    fn the_second_secret_is_for_a_failed_authentication_and_comes_after_a_changed_first() {
+        let (old, new) = (Secret::new("old"), Secret::new("new"));
+        let next = |code, first| next_secret(code, Some(&old), first);
+        assert_eq!(next("invalid_client", Some(&new)), Some(Which::First));
+        assert_eq!(next("unauthorized_client", Some(&new)), Some(Which::First));
+        assert_eq!(next("invalid_client", Some(&old)), Some(Which::Second));
+        assert_eq!(next("invalid_client", None), Some(Which::Second), "nobody knows the first any more");
+        for code in ["unauthorized_client", "invalid_grant", "invalid_request"] {
+            assert_eq!(next(code, Some(&old)), None, "{code}");
         }
     }
 }

@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use super::lease::{Standing, standing, stands};
 use super::ownership::shard_of;
+use crate::client::credentials::{Credential, Credentials};
 use crate::client::{Binding, Client, ClientId};
 use crate::item::{Action, Assignment, Change, Condition, Item, Key, Value, attr};
-use crate::record::{Gen, Lease, Snapshot, State, Token, encode_config};
+use crate::record::{Gen, Lease, Snapshot, State, Token, encode_config, reference, stored};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -321,9 +322,77 @@ pub fn replacement(
     }
 }
 
+/// Puts other client secrets, or references, in the place of those that are registered: all of them in one write.
+pub fn set_credentials(client: &Client, credentials: &Credentials, now: Timestamp) -> Change {
+    let Credentials { first, second } = credentials;
+    let all = [
+        (attr::CLIENT_SECRET, stored(first)),
+        (attr::CLIENT_SECRET_REF, reference(first)),
+        (attr::SECOND_CLIENT_SECRET, stored(second)),
+        (attr::SECOND_CLIENT_SECRET_REF, reference(second)),
+    ];
+    let assignments = all.into_iter().map(|(name, value)| assign(name, value)).collect();
+    edit_all(client, assignments, now)
+}
+
+/// What is to become of a client's two secrets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Rotation {
+    /// This one is the second, in the place of another where that is said.
+    Second {
+        /// It.
+        credential: Credential,
+        /// Whether it takes the place of another.
+        replace: bool,
+    },
+    /// The second becomes the first. The first goes, or stays as the second.
+    Promote {
+        /// Whether it stays.
+        keep: bool,
+    },
+    /// The second goes.
+    Drop,
+}
+
+impl Rotation {
+    /// The credentials that it leaves; none where they are so already.
+    ///
+    /// # Errors
+    /// Where there is no second to promote, or another stands in the way.
+    pub fn of(&self, client: &Client) -> Result<Option<Credentials>, Refusal> {
+        let Credentials { first, second } = client.credentials.clone();
+        let refuse = |why: &str| Err(Refusal::Inconsistent(client.id.clone(), why.to_owned()));
+        match (self, second) {
+            (Self::Second { credential, .. }, Some(second)) if *credential == second => Ok(None),
+            (Self::Second { replace: false, .. }, Some(_)) => refuse(
+                "it has a second client secret already: say --replace, or promote or drop that one first",
+            ),
+            (Self::Second { .. }, _) if first.is_none() => {
+                refuse("it has no first client secret: give it one in its clients file")
+            }
+            (Self::Second { credential, .. }, _) => {
+                Ok(Some(Credentials { first, second: Some(credential.clone()) }))
+            }
+            (Self::Promote { .. }, None) => refuse(
+                "it has no second client secret that could be promoted: see `perennial clients secret add`",
+            ),
+            (Self::Promote { keep }, second) => {
+                let kept = if *keep { first } else { None };
+                Ok(Some(Credentials { first: second, second: kept }))
+            }
+            (Self::Drop, None) => Ok(None),
+            (Self::Drop, Some(_)) => Ok(Some(Credentials { first, second: None })),
+        }
+    }
+}
+
 fn edit(client: &Client, assignment: Assignment, now: Timestamp) -> Change {
-    let stamp = Assignment::Set(attr::JN, Value::N(stamp(client, now)));
-    let action = Action::Update(vec![assignment, stamp]);
+    edit_all(client, vec![assignment], now)
+}
+
+fn edit_all(client: &Client, mut assignments: Vec<Assignment>, now: Timestamp) -> Change {
+    assignments.push(Assignment::Set(attr::JN, Value::N(stamp(client, now))));
+    let action = Action::Update(assignments);
     Change::one(Key::Config(client.id.clone()), unchanged_config(client), action)
 }
 

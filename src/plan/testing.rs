@@ -7,8 +7,8 @@ use url::Url;
 
 use super::in_doubt::Risk;
 use super::policy::Timing;
+use crate::client::credentials::Credentials;
 use crate::client::{Client, ClientId, Grant, Provider};
-use crate::secret::Secret;
 use crate::time::Timestamp;
 
 pub(crate) fn timing() -> Timing {
@@ -30,7 +30,7 @@ pub(crate) fn client() -> Client {
         provider: "acme".into(),
         grant: Grant::RefreshToken,
         client_id: "app".into(),
-        client_secret: Some(Secret::new("s")),
+        credentials: Credentials::stored("s"),
         scopes: Vec::new(),
         audience: None,
         resource: Vec::new(),

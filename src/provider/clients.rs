@@ -15,7 +15,7 @@ use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Url;
 
-use super::tls::{self, TlsError};
+use super::tls::{self, Authorities, TlsError};
 use crate::client::outbound::Outbound;
 use crate::reply::Reply;
 
@@ -32,12 +32,18 @@ pub(super) struct Clients {
     connect_timeout: Duration,
     /// The proxies that the environment names, asked by the code that the client asks itself.
     proxies: Matcher,
+    authorities: Authorities,
     made: Mutex<HashMap<Way, reqwest::Client>>,
 }
 
 impl Clients {
     pub(super) fn new(connect_timeout: Duration) -> Self {
-        Self { connect_timeout, proxies: Matcher::from_system(), made: Mutex::default() }
+        Self {
+            connect_timeout,
+            proxies: Matcher::from_system(),
+            authorities: Authorities::default(),
+            made: Mutex::default(),
+        }
     }
 
     /// The client for a request to `url`, or why there is none.
@@ -74,7 +80,7 @@ impl Clients {
             .redirect(reqwest::redirect::Policy::none())
             .retry(reqwest::retry::never())
             .pool_max_idle_per_host(if way.pooled { 4 } else { 0 })
-            .tls_backend_preconfigured(tls::configuration(&way.outbound)?);
+            .tls_backend_preconfigured(tls::configuration(&way.outbound, &self.authorities)?);
         let client = if way.proxied {
             client
         } else {

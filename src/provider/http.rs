@@ -22,7 +22,7 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::clients::{Clients, unsent_or_unknown};
-use super::tls::{self, TlsError};
+use super::tls::{self, Authorities, TlsError};
 use super::wire::{Answer, classify, retry_after};
 use super::{TokenEndpoint, TokenRequest};
 use crate::client::{ClientAuth, Grant, Provider, is_loopback};
@@ -61,7 +61,7 @@ impl HttpEndpoint {
     /// # Errors
     /// Where neither the provider's own authorities nor the platform's can be had.
     pub fn check(provider: &Provider) -> Result<(), TlsError> {
-        tls::configuration(&provider.outbound).map(drop)
+        tls::configuration(&provider.outbound, &Authorities::default()).map(drop)
     }
 
     async fn exchange(&self, request: HttpRequest, token: &TokenRequest) -> Reply {

@@ -4,8 +4,9 @@
 //! `ca_file`. Where there are pins, the server must also have one of those keys. It is the server's own certificate that
 //! is held against them and never an intermediate one: what a server sends along may have no part in what was verified.
 
-use std::path::Path;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::client::WebPkiServerVerifier;
@@ -28,7 +29,7 @@ pub enum TlsError {
     #[error("ca_file = {file:?} {problem}: name a PEM file with the certificates of the authorities")]
     Authorities {
         /// As configured.
-        file: std::path::PathBuf,
+        file: PathBuf,
         /// What is wrong with it.
         problem: String,
     },
@@ -43,11 +44,28 @@ impl From<rustls::Error> for TlsError {
     }
 }
 
+/// The authorities of each `ca_file`, read once a path: a file that has changed would be trusted by some clients and not by
+/// others.
+#[derive(Default)]
+pub(super) struct Authorities(Mutex<HashMap<PathBuf, Arc<RootCertStore>>>);
+
+impl Authorities {
+    fn of(&self, file: &Path) -> Result<Arc<RootCertStore>, TlsError> {
+        let mut read = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(roots) = read.get(file) {
+            return Ok(Arc::clone(roots));
+        }
+        let roots = Arc::new(roots(file)?);
+        read.insert(file.to_owned(), Arc::clone(&roots));
+        Ok(roots)
+    }
+}
+
 /// How connections to a provider are secured.
-pub(super) fn configuration(outbound: &Outbound) -> Result<ClientConfig, TlsError> {
+pub(super) fn configuration(outbound: &Outbound, known: &Authorities) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(crypto::default_provider());
     let mut verifier = match &outbound.ca_file {
-        Some(file) => authorities(file, &provider)?,
+        Some(file) => vouched(file, known.of(file)?, &provider)?,
         None => Arc::new(rustls_platform_verifier::Verifier::new(Arc::clone(&provider))?),
     };
     if !outbound.pins.is_empty() {
@@ -62,17 +80,29 @@ pub(super) fn configuration(outbound: &Outbound) -> Result<ClientConfig, TlsErro
     Ok(config)
 }
 
-fn authorities(file: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-    let wrong = |problem: String| TlsError::Authorities { file: file.to_owned(), problem };
+fn wrong(file: &Path, problem: String) -> TlsError {
+    TlsError::Authorities { file: file.to_owned(), problem }
+}
+
+fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
     let certificates = CertificateDer::pem_file_iter(file)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| wrong(format!("cannot be read ({error})")))?;
+        .map_err(|error| wrong(file, format!("cannot be read ({error})")))?;
     let mut roots = RootCertStore::empty();
     for certificate in certificates {
-        roots.add(certificate).map_err(|error| wrong(format!("has an unusable certificate ({error})")))?;
+        let added = roots.add(certificate);
+        added.map_err(|error| wrong(file, format!("has an unusable certificate ({error})")))?;
     }
-    let built = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider)).build();
-    Ok(built.map_err(|_| wrong("has no certificate in it".to_owned()))?)
+    Ok(roots)
+}
+
+fn vouched(
+    file: &Path,
+    roots: Arc<RootCertStore>,
+    provider: &Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
+    let built = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
+    Ok(built.map_err(|_| wrong(file, "has no certificate in it".to_owned()))?)
 }
 
 /// The server has another key than the pinned ones.

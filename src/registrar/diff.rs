@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::client::credentials::Credential;
 use crate::client::{Client, Grant, Provider, without_query};
 use crate::plan::lease::{Standing, standing};
 use crate::plan::registry::{Imported, Refusal, stamp};
@@ -191,9 +192,8 @@ fn changed_fields(was: &Client, wanted: &Wanted, provider: &Provider) -> Vec<Fie
         .filter(|(_, was, is)| was != is)
         .map(|(field, was, is)| Field { field, change: arrow(was, is) })
         .collect();
-    if was.client_secret != is.client_secret {
-        fields.push(Field { field: "client_secret", change: "changed".into() });
-    }
+    fields.extend(changed_secret("client_secret", &was.credentials.first, &is.credentials.first));
+    fields.extend(changed_secret("second_client_secret", &was.credentials.second, &is.credentials.second));
     if was.params != is.params {
         fields.push(Field { field: "params", change: changed_names(&was.params, &is.params) });
     }
@@ -203,6 +203,17 @@ fn changed_fields(was: &Client, wanted: &Wanted, provider: &Provider) -> Vec<Fie
         fields.push(Field { field: "token_url", change: arrow(shown(was), shown(is)) });
     }
     fields
+}
+
+/// A secret by what it is, or where; of two that are both in the table nothing is told apart.
+fn changed_secret(field: &'static str, was: &Option<Credential>, is: &Option<Credential>) -> Option<Field> {
+    let shown = |credential: &Option<Credential>| credential.as_ref().map(|one| one.shown().to_owned());
+    let change = match (was, is) {
+        _ if was == is => return None,
+        (Some(Credential::Stored(_)), Some(Credential::Stored(_))) => "changed".to_owned(),
+        _ => arrow(shown(was), shown(is)),
+    };
+    Some(Field { field, change })
 }
 
 fn list(words: &[String]) -> Option<String> {
@@ -225,15 +236,17 @@ fn changed_names(was: &BTreeMap<String, Secret>, is: &BTreeMap<String, Secret>) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::credentials::Credentials;
     use crate::plan::testing::{client, provider};
     use crate::record::Registration;
 
     #[test]
     fn what_changes_is_told_without_a_secret() {
         let (mut was, mut is) = (client(), client());
-        was.client_secret = Some(Secret::new("canary-1"));
+        was.credentials = Credentials::stored("canary-1");
         was.params.insert("assertion".into(), "canary-2".into());
-        is.client_secret = Some(Secret::new("canary-3"));
+        is.credentials = Credentials::stored("canary-3");
+        is.credentials.second = Some(Credential::At("ssm:/acme".parse().expect("a reference")));
         is.params.insert("assertion".into(), "canary-4".into());
         is.token_url = Some(provider().token_url);
         let read = Snapshot { registration: Registration::Live(Box::new(was)), lease: None, token: None };
@@ -241,8 +254,9 @@ mod tests {
         let step = diff(&wanted, &read, &Imported::nothing(), &provider(), false).expect("allowed");
         let Step::Update { fields, .. } = &step else { panic!("{step:?}") };
         let told: Vec<_> = fields.iter().map(|field| (field.field, field.change.as_str())).collect();
-        assert_eq!(told[..2], [("client_secret", "changed"), ("params", "assertion changed")]);
-        assert_eq!(told[2].0, "token_url", "the same endpoint by name: the tokens stay");
+        let secrets = [("client_secret", "changed"), ("second_client_secret", "none -> ssm:/acme")];
+        assert_eq!((&told[..2], told[2]), (&secrets[..], ("params", "assertion changed")));
+        assert_eq!(told[3].0, "token_url", "the same endpoint by name: the tokens stay");
         assert!(!format!("{step:?}").contains("canary"));
     }
 }

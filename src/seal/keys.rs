@@ -59,6 +59,11 @@ impl Keys {
         Some(kid.unwrap_or_default().to_owned())
     }
 
+    /// The attribute that this was sealed for; none where it is not sealed.
+    pub fn attribute_of(text: &str) -> Option<String> {
+        Some(ours(text)?.get("att")?.as_str()?.to_owned())
+    }
+
     /// The name of the key that seals this client's attribute; none where nothing is sealed.
     ///
     /// # Errors

@@ -157,9 +157,14 @@ impl<S: Store> Vault<S> {
         secret: &Secret,
         version: Option<i64>,
     ) -> Result<Secret, StoreError> {
-        // What could not be opened is written back as it stands.
+        // What could not be opened is written back as it stands, where it stood: elsewhere it would never open again.
         if Keys::is_sealed(secret.expose()) {
-            return Ok(secret.clone());
+            let moved = Keys::attribute_of(secret.expose()).is_none_or(|stood| stood != name);
+            return if moved {
+                Err(told(&SealError::Misplaced("att"), key, name))
+            } else {
+                Ok(secret.clone())
+            };
         }
         // A write of a secret that does not move its item's generation is as old as any.
         let place = Place { attribute: name, ..self.place(id, version.unwrap_or(-1)) };

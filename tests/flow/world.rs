@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use perennial::client::allowance::Rules as SecretRules;
+use perennial::client::credentials::Credentials;
 use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::entropy::Entropy;
 use perennial::fleet::{self, Ending, Listing, Phase, Rules, Task};
@@ -16,6 +18,7 @@ use perennial::refresh::{Known, Policy, Refresher, Report};
 use perennial::scheduler::{Once, Parts, Scheduler, Settings, Summary};
 use perennial::seal::LocalKeys;
 use perennial::secret::Secret;
+use perennial::secrets::{Keeping, Secrets, Source};
 use perennial::spill::{Place, Spill};
 use perennial::store::memory::{Fault, Operation};
 use perennial::store::{Applied, MemoryStore, Store as _, StoreError, Vitals};
@@ -123,6 +126,8 @@ pub(crate) struct World {
     pub(crate) counts: Arc<Counts>,
     /// Where answers go that the table does not take.
     pub(crate) spill: Option<perennial::spill::Memory>,
+    /// Who follows references to client secrets.
+    pub(crate) secrets: Option<Arc<dyn Source>>,
     faults: Arc<Mutex<Option<Box<Faults>>>>,
     heartbeat_faults: Arc<Mutex<Option<Box<Faults>>>>,
     seed: AtomicU64,
@@ -208,6 +213,7 @@ impl World {
             settings,
             counts,
             spill: None,
+            secrets: None,
             faults,
             heartbeat_faults,
             seed: AtomicU64::new(1),
@@ -245,7 +251,7 @@ impl World {
             provider: "acme".into(),
             grant: Grant::RefreshToken,
             client_id: "app".into(),
-            client_secret: Some(Secret::new("s1")),
+            credentials: Credentials::stored("s1"),
             scopes: Vec::new(),
             audience: None,
             resource: Vec::new(),
@@ -353,8 +359,14 @@ impl World {
             Some(memory) => Spill::new(vec![Place::Memory(memory.clone())], keys(), "t", Arc::clone(&clock)),
             None => Spill::none(),
         };
-        let refresher = Refresher::new(store, Arc::clone(&self.endpoint), clock, self.entropy(), policy);
-        Arc::new(refresher.with_spill(Arc::new(spill)))
+        let endpoint = Arc::clone(&self.endpoint);
+        let refresher = Refresher::new(store, endpoint, Arc::clone(&clock), self.entropy(), policy);
+        let refresher = refresher.with_spill(Arc::new(spill));
+        let Some(source) = &self.secrets else { return Arc::new(refresher) };
+        let rules = SecretRules(vec!["ssm:/*".parse().unwrap()]);
+        let keeping = Keeping { fresh: secs(300), stale: secs(3600) };
+        let secrets = Secrets::new(rules, keeping, Arc::clone(source), clock, self.entropy());
+        Arc::new(refresher.with_secrets(Arc::new(secrets)))
     }
 
     /// Refreshes a client once, by a process of its own.

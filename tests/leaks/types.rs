@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use perennial::client::credentials::Credentials;
 use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::config::{Config, Sources};
 use perennial::item::{Item, Value, attr};
@@ -34,7 +35,7 @@ fn client() -> Client {
         provider: "acme".into(),
         grant: Grant::RefreshToken,
         client_id: "app".into(),
-        client_secret: Some(SECRET.into()),
+        credentials: Credentials { second: Some(Secret::from(SECRET).into()), ..Credentials::stored(SECRET) },
         scopes: Vec::new(),
         audience: None,
         resource: Vec::new(),
@@ -74,7 +75,7 @@ fn what_holds_a_secret_does_not_show_it() {
     let item = [attr::ACCESS_TOKEN, attr::REFRESH_TOKEN, attr::CLIENT_SECRET]
         .into_iter()
         .fold(Item::default(), |item, name| item.with(name, Value::text(name, SECRET)));
-    let request = TokenRequest::new(&client, &provider, Some(SECRET.into()));
+    let request = TokenRequest::new(&client, &provider, Some(SECRET.into()), Some(SECRET.into()));
     let shown = [
         looks(&provider),
         looks(&client),
@@ -105,8 +106,11 @@ const HARMLESS: &[&str] = &[
     "tokens",
     // Names of variables, as arguments have them.
     "client_secret_env",
+    "second_client_secret_env",
     "refresh_token_env",
     "access_token_env",
+    // ARNs of them, in a policy.
+    "secrets",
 ];
 
 /// Fields of types that derive `Debug` (public or not), as `file: field: type`, that are text and sound secret.

@@ -210,7 +210,7 @@ impl Fleet {
             provider: self.provider.name.clone(),
             grant: Grant::RefreshToken,
             client_id: "app".into(),
-            client_secret: None,
+            credentials: perennial::client::credentials::Credentials::default(),
             scopes: Vec::new(),
             audience: None,
             resource: Vec::new(),

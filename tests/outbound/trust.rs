@@ -26,7 +26,7 @@ async fn ask(endpoint: &Endpoint, host: &str, outbound: Outbound) -> Reply {
         provider: "acme".into(),
         grant: Grant::ClientCredentials,
         client_id: "app".into(),
-        client_secret: Some(perennial::secret::Secret::new("s")),
+        credentials: perennial::client::credentials::Credentials::default(),
         scopes: Vec::new(),
         audience: None,
         resource: Vec::new(),
@@ -37,7 +37,7 @@ async fn ask(endpoint: &Endpoint, host: &str, outbound: Outbound) -> Reply {
         joined: perennial::time::Timestamp::from_millis(1),
     };
     let settings = HttpSettings { connect_timeout: Duration::from_secs(10) };
-    let request = TokenRequest::new(&client, &provider, None);
+    let request = TokenRequest::new(&client, &provider, Some(perennial::secret::Secret::new("s")), None);
     HttpEndpoint::new(settings, Arc::new(SystemClock)).send(&request).await
 }
 

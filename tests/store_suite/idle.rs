@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use perennial::client::credentials::Credentials;
 use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::fleet::Listing;
 use perennial::item::{Action, Change, Condition, Key};
@@ -101,7 +102,7 @@ async fn register(store: &impl Store) {
             provider: "acme".into(),
             grant: Grant::RefreshToken,
             client_id: "app".into(),
-            client_secret: Some(Secret::new("0123456789abcdef0123456789abcdef")),
+            credentials: Credentials::stored("0123456789abcdef0123456789abcdef"),
             scopes: vec!["read".into()],
             audience: None,
             resource: Vec::new(),

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use perennial::client::credentials::Credentials;
 use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::item::{Action, Assignment, Change, Condition, Item, Key, Value, attr};
 use perennial::plan::lease::{self, Commit, Doubt, Intent, Release};
@@ -191,7 +192,7 @@ fn client(id: &ClientId, grant: Grant, now: Timestamp) -> Client {
         provider: "acme".into(),
         grant,
         client_id: "app".into(),
-        client_secret: Some(Secret::new("s")),
+        credentials: Credentials::stored("s"),
         scopes: vec!["a".into(), "b".into()],
         audience: Some("them".into()),
         resource: vec!["https://api.test".into()],

@@ -47,6 +47,31 @@ impl Moto {
         made.key_metadata.and_then(|key| key.arn).expect("a key has an ARN")
     }
 
+    /// Puts a SecureString into its Parameter Store, in the place of what is there.
+    pub(crate) async fn put_parameter(&self, name: &str, value: &str) {
+        let config = aws_sdk_ssm::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .endpoint_url(&self.endpoint)
+            .credentials_provider(Credentials::new("test", "test", None, None, "tests"))
+            .build();
+        let put = aws_sdk_ssm::Client::from_conf(config).put_parameter().name(name).value(value);
+        let put = put.r#type(aws_sdk_ssm::types::ParameterType::SecureString).overwrite(true);
+        put.send().await.expect("moto keeps parameters");
+    }
+
+    /// Makes a secret in its Secrets Manager.
+    pub(crate) async fn make_secret(&self, name: &str, value: &str) {
+        let config = aws_sdk_secretsmanager::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .endpoint_url(&self.endpoint)
+            .credentials_provider(Credentials::new("test", "test", None, None, "tests"))
+            .build();
+        let client = aws_sdk_secretsmanager::Client::from_conf(config);
+        client.create_secret().name(name).secret_string(value).send().await.expect("moto keeps secrets");
+    }
+
     /// Its DynamoDB, which knows backups; never for the protocol, it loses exclusivity under races.
     pub(crate) fn dynamodb(&self) -> aws_sdk_dynamodb::Client {
         let config = aws_sdk_dynamodb::Config::builder()

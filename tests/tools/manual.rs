@@ -84,15 +84,15 @@ fn every_command_has_a_page_that_man_renders() {
     };
     let main = read("perennial");
     assert!(main.contains("2  usage or configuration error"), "laid out as it is in the help:\n{main}");
-    let mut pages = 1;
-    for command in listed(&deployment, &[]) {
-        assert!(main.contains(&format!("perennial-{command}(1)")), "{command} is not in:\n{main}");
-        let page = read(&format!("perennial-{command}"));
-        pages += 1;
-        for below in listed(&deployment, &[&command]) {
-            let name = format!("perennial-{command}-{below}");
+    let (mut pages, mut above) = (1, vec![(Vec::<String>::new(), main.clone())]);
+    while let Some((command, page)) = above.pop() {
+        for below in listed(&deployment, &command.iter().map(String::as_str).collect::<Vec<_>>()) {
+            let below = [command.clone(), vec![below]].concat();
+            let name = format!("perennial-{}", below.join("-"));
             assert!(page.contains(&format!("{name}(1)")), "{name} is not in:\n{page}");
-            assert!(read(&name).contains("--config"), "{name}: common options are told");
+            let own = read(&name);
+            assert!(below.len() == 1 || own.contains("--config"), "{name}: common options are told");
+            above.push((below, own));
             pages += 1;
         }
     }
