@@ -302,7 +302,7 @@ impl<S: Store> Agent<S> {
     /// On what stands there; no secret is read.
     async fn plan_another(&self, id: &ClientId, generation: Gen) -> Result<Option<Change>, Problem> {
         let keys = [Key::Config(id.clone()), Key::Lease(id.clone()), Key::Token(id.clone())];
-        let found = self.store.load(&keys, View::WithoutSecrets).await.map_err(|error| told(id, &error))?;
+        let found = self.store.load(&keys, View::Standing).await.map_err(|error| told(id, &error))?;
         let mut partition = Partition::default();
         found.into_iter().for_each(|(key, item)| partition.insert(&key, item));
         let read = partition.decode(id).map_err(|error| Problem::Conflict(error.to_string()))?;

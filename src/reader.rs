@@ -348,7 +348,7 @@ impl<S: Store> Inner<S> {
             return Ok(Look { token: token.await?.token, beside: None });
         }
         let beside = [Key::Config(id.clone()), Key::Lease(id.clone())];
-        let beside = self.load(id, &beside, View::Glance);
+        let beside = self.load(id, &beside, View::Standing);
         let (token, beside) = tokio::try_join!(token, beside)?;
         let standing = standing(&beside, token.token.as_ref());
         let overlap = match &beside.registration {

@@ -47,7 +47,7 @@ impl World {
         let key = new_key(&deployment, &["acme-*"]);
         let daemon = deployment.daemon().await;
         let agent = deployment.start(&["agent"], variables).await;
-        let url = address(&agent).await;
+        let url = agent_url(&agent).await;
         let world = Self { provider, deployment, agent, url, key, _daemon: daemon };
         wait_until(SOON, "the first token", async || world.get("acme-crm").await.0 == 200).await;
         world
@@ -82,16 +82,6 @@ fn new_key(deployment: &Deployment, patterns: &[&str]) -> String {
         format!("[readers.billing]\nkey_sha256 = [{}]\nclients = {}\n", made["key_sha256"], made["clients"]);
     std::fs::write(deployment.path().join("keys.toml"), entry).expect("a fresh folder is writable");
     made["key"].as_str().expect("a key").to_owned()
-}
-
-async fn address(agent: &Process) -> String {
-    wait_for(SOON, "the agent's address", async || {
-        let lines = log_lines(&agent.errors());
-        let line = lines.iter().find(|line| line["message"] == "answering")?;
-        let places = line["places"].as_str()?;
-        Some(format!("http://{}", places.split('"').nth(1)?))
-    })
-    .await
 }
 
 /// Sends bytes as they are, and reads until the other side closes.

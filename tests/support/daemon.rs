@@ -246,6 +246,16 @@ impl Deployment {
     }
 }
 
+/// Where an agent answers.
+pub(crate) async fn agent_url(agent: &Process) -> String {
+    wait_for(Duration::from_secs(60), "the agent's address", async || {
+        let lines = log_lines(&agent.errors());
+        let line = lines.iter().find(|line| line["message"] == "answering")?;
+        Some(format!("http://{}", line["places"].as_str()?.split('"').nth(1)?))
+    })
+    .await
+}
+
 /// A client's partition, as it stands in the table.
 pub(crate) async fn snapshot(store: &impl Store, id: &str) -> Snapshot {
     let id = ClientId::new(id).expect("a valid id");
