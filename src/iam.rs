@@ -184,6 +184,15 @@ impl Statement {
         self
     }
 
+    /// A request that names none would fit every list, and a transaction may name them elsewhere.
+    fn names_attributes(self) -> Self {
+        self.when("Null", "dynamodb:Attributes", ["false".to_owned()]).when(
+            "Null",
+            "dynamodb:EnclosingOperation",
+            ["true".to_owned()],
+        )
+    }
+
     /// Requests have to name their attributes, and these are the ones.
     fn of_attributes(self, names: impl IntoIterator<Item = &'static str>) -> Self {
         let names = [attr::PK, attr::SK].into_iter().chain(names);
@@ -397,6 +406,7 @@ fn agent(estate: &Estate) -> Vec<Statement> {
         "dynamodb:Select",
         ["SPECIFIC_ATTRIBUTES".to_owned()],
     );
+    let read = read.names_attributes();
     let why = "asks for another token where a reader's was refused";
     let ask = Statement::allow("AsksForRefreshes", &["dynamodb:UpdateItem"], why);
     let ask = ask.on(estate.table()).of_attributes([attr::RF, attr::JN, attr::GONE]);
@@ -426,6 +436,12 @@ fn access_tokens(estate: &Estate) -> Statement {
             "StringEqualsIfExists",
             "dynamodb:Select",
             ["SPECIFIC_ATTRIBUTES".to_owned()],
+        );
+        // A request that names none fits every list; a transaction may name them elsewhere.
+        statement = statement.when("Null", "dynamodb:Attributes", ["false".to_owned()]).when(
+            "Null",
+            "dynamodb:EnclosingOperation",
+            ["true".to_owned()],
         );
     }
     if estate.clients.is_empty() {

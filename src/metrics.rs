@@ -257,8 +257,8 @@ mod tests {
 
     #[test]
     fn no_label_names_a_client_or_a_task() {
-        let known = ["provider", "outcome", "state", "operation", "version", "result", "answered", "code"];
-        let known = ["provider", "outcome", "state", "operation", "kind", "version"];
+        let known =
+            ["provider", "outcome", "state", "operation", "kind", "version", "result", "answered", "code"];
         let labels = ALL.iter().flat_map(|metric| metric.labels);
         labels.for_each(|(name, _)| assert!(known.contains(name), "is `{name}` bounded?"));
     }

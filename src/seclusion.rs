@@ -15,12 +15,13 @@ use rustix::process::{Resource, Rlimit, setrlimit};
 /// and only who has `CAP_SYS_PTRACE` can attach to it. Elsewhere there are no core dumps, and that is all.
 ///
 /// # Errors
-/// What the operating system refused. The rest is done all the same.
+/// What the operating system refused first. The rest is done all the same.
 pub fn seclude() -> io::Result<()> {
     let none = Rlimit { current: Some(0), maximum: Some(0) };
     let no_cores = setrlimit(Resource::Core, none);
-    not_dumpable()?;
-    Ok(no_cores?)
+    let closed = not_dumpable();
+    no_cores?;
+    closed
 }
 
 #[cfg(target_os = "linux")]

@@ -13,6 +13,7 @@ mod file;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tracing::{debug, warn};
 
 pub use self::aws::ServiceAddress;
 use self::aws::Services;
+use self::file::Files;
 use crate::client::Client;
 use crate::client::allowance::{Allowed, NotAllowed, Rules};
 use crate::client::credentials::Credential;
@@ -38,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 const SILENCE: Duration = Duration::from_secs(5);
 /// What a provider refuses is looked up again, but not more often: many clients may share one secret.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Questions in a row that a service gave no answer to, before it is left alone for [`SILENCE`]: what is down for one secret
+/// is down for all, and each question holds a refresh up.
+const SILENT: u32 = 3;
 /// Secrets that are kept, at most.
 const MOST: usize = 10_000;
 
@@ -93,12 +98,14 @@ pub trait Source: Send + Sync + 'static {
 pub struct Machine {
     environment: BTreeMap<String, Secret>,
     services: Services,
+    files: Files,
 }
 
 impl Machine {
-    /// Asks nobody yet: whoever has no reference to a service waits for no credentials.
-    pub fn new(environment: BTreeMap<String, Secret>, address: ServiceAddress) -> Self {
-        Self { environment, services: Services::new(address) }
+    /// Asks nobody yet: whoever has no reference to a service waits for no credentials. `own` are files that no reference
+    /// may lead to, whatever the rules say: this program's keys, configuration and credentials.
+    pub fn new(environment: BTreeMap<String, Secret>, own: Vec<PathBuf>, address: ServiceAddress) -> Self {
+        Self { environment, services: Services::new(address), files: Files::new(own) }
     }
 }
 
@@ -113,7 +120,7 @@ impl Source for Machine {
                         Failure::Refused("is not set, or was not when this process began".into())
                     })
                 }
-                Location::File(path) => file::read(path, allowed.below.as_deref()).await,
+                Location::File(path) => self.files.read(path, allowed.below.as_deref()).await,
             }
         })
     }
@@ -152,6 +159,8 @@ pub struct Secrets {
     entropy: Arc<Entropy>,
     /// By reference, with the moment of the last use.
     slots: Mutex<HashMap<Allowed, (Moment, Shared)>>,
+    /// By scheme: questions in a row without an answer, and when the last of them ended.
+    silent: Mutex<HashMap<&'static str, (u32, Moment)>>,
 }
 
 impl Secrets {
@@ -163,7 +172,7 @@ impl Secrets {
         clock: Arc<dyn Clock>,
         entropy: Arc<Entropy>,
     ) -> Self {
-        Self { rules, keeping, source, clock, entropy, slots: Mutex::default() }
+        Self { rules, keeping, source, clock, entropy, slots: Mutex::default(), silent: Mutex::default() }
     }
 
     /// Allows no reference.
@@ -240,13 +249,18 @@ impl Secrets {
             let failure = failure.clone();
             return self.stale(slot).ok_or(failure);
         }
+        let scheme = allowed.reference.location().scheme();
+        if self.is_silent(scheme) {
+            let silence = Failure::NoAnswer("others have had no answer from there lately".into());
+            return self.stale(slot).ok_or(silence);
+        }
         let answer = tokio::select! {
             biased;
             answer = self.source.fetch(allowed) => answer.and_then(plausible),
             () = self.clock.sleep(PATIENCE) => Err(Failure::NoAnswer("it takes too long".into())),
         };
-        let scheme = allowed.reference.location().scheme();
         let now = self.clock.moment();
+        self.note(scheme, !matches!(answer, Err(Failure::NoAnswer(_))), now);
         match answer {
             Ok(secret) => {
                 metrics::SECRET_LOOKUPS.add(&[scheme, "found"], 1);
@@ -266,6 +280,36 @@ impl Secrets {
                 warn!(reference = %allowed.reference, "no answer about a client secret: going on with what is kept");
                 Ok(kept)
             }
+        }
+    }
+
+    /// Whether a service is left alone for now. Of those who come when that is over, one asks and the others go on waiting.
+    fn is_silent(&self, scheme: &'static str) -> bool {
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some((failures, since)) = silent.get_mut(scheme) else { return false };
+        let now = self.clock.moment();
+        if *failures < SILENT {
+            return false;
+        }
+        let over = now.since(*since) >= SILENCE;
+        if over {
+            *since = now;
+        }
+        !over
+    }
+
+    fn note(&self, scheme: &'static str, answered: bool, now: Moment) {
+        // Each file may be on a file system of its own.
+        if scheme == "file" {
+            return;
+        }
+        let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
+        if answered {
+            silent.remove(scheme);
+        } else {
+            let (failures, since) = silent.entry(scheme).or_default();
+            *failures = failures.saturating_add(1);
+            *since = now;
         }
     }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    Auth, Deployment, DynamoLocal, Process, Proxy, StrictProvider, http_client, log_lines, wait_for,
+    Auth, Deployment, DynamoLocal, Process, Proxy, StrictProvider, agent_url, http_client, log_lines,
     wait_until,
 };
 

@@ -173,8 +173,14 @@ async fn keys_are_renewed(world: &World, [daemon, operator, keys]: [&Gate; 3]) {
 async fn what_needs_no_right(world: &World) {
     let nobody = Gate::before(world, "nobody", Policy::none()).await;
     let print = ["iam", "print", "operator", "--region", "eu-central-1", "--account", "111122223333"];
-    for command in [&["config", "check"][..], &["config", "show"], &["completions", "bash"], &["man"], &["agent", "key", "crm"], &print]
-    {
+    for command in [
+        &["config", "check"][..],
+        &["config", "show"],
+        &["completions", "bash"],
+        &["man"],
+        &["agent", "key", "crm"],
+        &print,
+    ] {
         world.ok(&nobody, command);
     }
     // No daemon listens, which is its answer.

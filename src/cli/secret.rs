@@ -1,6 +1,7 @@
 //! `perennial clients secret`: a second client secret beside the first, so that a provider can go over from one to the
 //! other without a gap; and whether references lead anywhere.
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -128,6 +129,8 @@ async fn rotate(
 struct Tally {
     found: u64,
     missing: u64,
+    /// Clients that are registered, or were meant to be.
+    seen: BTreeSet<ClientId>,
 }
 
 impl Check {
@@ -144,7 +147,11 @@ impl Check {
         } else {
             self.look_up(&store, &secrets, &self.ids, &mut tally).await?;
         }
-        let Tally { found, missing } = tally;
+        for id in self.ids.iter().filter(|id| !tally.seen.contains(id)) {
+            output::note(format_args!("error: client `{id}` is not registered"));
+            tally.missing += 1;
+        }
+        let Tally { found, missing, .. } = tally;
         if !self.json {
             output::line(format_args!("summary found={found} missing={missing}"))?;
         }
@@ -167,10 +174,12 @@ impl Check {
             match read {
                 Ok(read) => {
                     let Some(client) = read.client() else { continue };
+                    tally.seen.insert(id);
                     self.of_client(client, secrets, tally).await?;
                 }
                 Err(malformed) => {
                     output::note(format_args!("error: {malformed}"));
+                    tally.seen.insert(id);
                     tally.missing += 1;
                 }
             }
@@ -203,7 +212,10 @@ pub(super) fn follower(app: &App, entropy: Arc<Entropy>) -> Secrets {
     let environment =
         if config.allow.name_any("env") { app.sources().foreign_variables() } else { Default::default() };
     let address = ServiceAddress { region: store.region.clone(), endpoint: config.endpoint.clone() };
-    let machine = Machine::new(environment, address);
+    let mut own = app.sources().own_files();
+    own.extend(app.config().sealing.key_file.clone());
+    own.extend(app.config().agent.keys_file.clone());
+    let machine = Machine::new(environment, own, address);
     let keeping = Keeping { fresh: config.fresh, stale: config.stale };
     Secrets::new(config.allow.clone(), keeping, Arc::new(machine), app.clock(), entropy)
 }

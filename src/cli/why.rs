@@ -321,7 +321,11 @@ impl Teller<'_> {
                 format!("perennial clients secret check {}", self.id),
                 "looks its secret up from here: nothing is sent until whoever keeps it answers",
             ),
-            "secret_refused" | "unreadable_secret" => story.can(
+            "unreadable_secret" => story.can(
+                "perennial seal status",
+                "a secret of it does not open: the daemon's log names the item and the key; docs/runbook.md#unreadable_secret",
+            ),
+            "secret_refused" => story.can(
                 format!("perennial clients secret check {}", self.id),
                 "says why its secret cannot be had: a missing rule in secrets.allow, a missing right, or nothing there",
             ),

@@ -38,6 +38,14 @@ pub enum Location<'a> {
     File(&'a str),
 }
 
+/// How the names of this program's own variables begin, of AWS's, and of those that ECS gives a task.
+const OWN: [&str; 3] = ["PERENNIAL", "AWS_", "ECS_"];
+
+/// Whether no reference may lead to this variable: it belongs to this program or to what it runs on.
+pub fn is_own_variable(name: &str) -> bool {
+    OWN.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// A text that is no reference.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
@@ -150,8 +158,7 @@ fn check(location: Location<'_>) -> Result<(), InvalidRef> {
         Location::Environment(name) => {
             let starts = name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_');
             refuse(!starts || !name.bytes().all(|byte| word(byte, b"_")), "names no environment variable")?;
-            let ours = ["PERENNIAL_", "AWS_"].iter().any(|prefix| name.starts_with(prefix));
-            refuse(ours, "names a variable of this program's own or of AWS's")?;
+            refuse(is_own_variable(name), "names a variable of this program's own, of AWS's or of ECS's")?;
         }
         Location::File(path) => {
             let plain =
@@ -213,7 +220,10 @@ mod tests {
             "env:",
             "env:1CANARY",
             "env:PERENNIAL__SEALING__KEY",
+            "env:PERENNIAL_CANARY",
+            "env:PERENNIAL",
             "env:AWS_SECRET_ACCESS_KEY",
+            "env:ECS_CONTAINER_METADATA_URI_V4",
             "file:canary",
             "file:/",
             "file:/canary/",
@@ -226,6 +236,16 @@ mod tests {
         for text in bad {
             let told = SecretRef::new(text).expect_err(text).to_string();
             assert!(!told.contains("canary") && told.contains("write secretsmanager:"), "{told}");
+        }
+    }
+
+    #[test]
+    fn only_what_begins_as_ours_do_is_an_own_variable() {
+        for name in ["PERENNIAL_CONFIG", "PERENNIAL__SEALING__KEY", "AWS_PROFILE", "ECS_AGENT_URI"] {
+            assert!(is_own_variable(name), "{name}");
+        }
+        for name in ["ACME_SECRET", "OAUTH_AWS_", "AWSOME", "ECSTATIC", "perennial_x", ""] {
+            assert!(!is_own_variable(name), "{name}");
         }
     }
 

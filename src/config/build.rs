@@ -18,8 +18,8 @@ use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::seal::LocalKeys;
 use crate::secret::Secret;
 
-/// Builds the configuration, by the rules of the profile that is running where there is one; none if a value is missing that has no default. Errors are left with the reader, and
-/// void what is returned.
+/// Builds the configuration, by the rules of the profile that is running where there is one; none if a value is missing
+/// that has no default. Errors are left with the reader, and void what is returned.
 pub(super) fn config(
     r: &mut Reader,
     implied: Profile,
@@ -50,7 +50,7 @@ pub(super) fn config(
     let sealing = sealing(r, &store, profile);
     let spill = spill(r, &sealing);
     let agent = agent(r);
-    let secrets = secrets(r);
+    let secrets = secrets(r, profile);
     let refresh = refresh?;
     Some(Config {
         profile,
@@ -300,14 +300,26 @@ fn agent(r: &mut Reader) -> Agent {
     }
 }
 
-fn secrets(r: &mut Reader) -> Secrets {
+fn secrets(r: &mut Reader, profile: Profile) -> Secrets {
+    let endpoint = r.optional_url("secrets.endpoint");
+    if let Some(url) = &endpoint
+        && profile == Profile::Production
+        && url.scheme() == "http"
+        && !is_loopback(url)
+    {
+        r.refuse(
+            &["secrets.endpoint", "profile"],
+            "is plain http, and secrets would travel unencrypted",
+            "use https",
+        );
+    }
     // Elements that do not fit have been refused.
     let rules = r.list("secrets.allow").iter().filter_map(|text| text.parse().ok()).collect();
     Secrets {
         allow: SecretRules(rules),
         fresh: r.duration("secrets.fresh"),
         stale: r.duration("secrets.stale"),
-        endpoint: r.optional_url("secrets.endpoint"),
+        endpoint,
     }
 }
 

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::schema::{self, Place};
+use crate::client::reference::is_own_variable;
 use crate::secret::Secret;
 
 const PREFIX: &str = "PERENNIAL__";
@@ -51,11 +52,26 @@ impl Sources {
         self.environment.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
-    /// Every variable that may hold a client secret: none of this program's own, nor of AWS's.
+    /// Every variable that may hold a client secret: none of this program's own, nor of AWS's or ECS's.
     pub fn foreign_variables(&self) -> BTreeMap<String, Secret> {
-        let foreign = |name: &str| !["PERENNIAL", "AWS_", "ECS_"].iter().any(|own| name.starts_with(own));
-        let set = self.environment.iter().filter(|(name, _)| foreign(name));
+        let set = self.environment.iter().filter(|(name, _)| !is_own_variable(name));
         set.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// The files that hold this program's own settings and credentials, as far as the environment and the command line name
+    /// them: what AWS's SDKs read ("Settings reference" of the AWS SDKs and Tools Reference Guide) among them.
+    pub fn own_files(&self) -> Vec<PathBuf> {
+        const NAMING: [&str; 4] = [
+            "AWS_WEB_IDENTITY_TOKEN_FILE",
+            "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+            "AWS_SHARED_CREDENTIALS_FILE",
+            "AWS_CONFIG_FILE",
+        ];
+        let named = NAMING.iter().filter_map(|name| Some(PathBuf::from(self.set(name)?)));
+        let home = self.set("HOME").map(PathBuf::from);
+        let usual =
+            home.iter().flat_map(|home| ["credentials", "config"].map(|name| home.join(".aws").join(name)));
+        self.files().into_iter().chain(named).chain(usual).collect()
     }
 
     /// Whether this process is an Amazon ECS task: its agent sets these variables (Amazon ECS Developer Guide,
@@ -73,19 +89,22 @@ impl Sources {
 
     /// What the files hold by now: two readings are equal where nothing has changed.
     pub fn fingerprint(&self) -> Fingerprint {
-        let Some(path) = self.path() else { return Fingerprint(Vec::new()) };
-        let files = if path.is_dir() {
-            ["perennial.toml", "development.toml", "production.toml"].map(|name| path.join(name)).to_vec()
-        } else {
-            vec![path]
-        };
         // Anything but a regular file may never end, or never begin.
         let read = |file: &PathBuf| {
             let found = std::fs::metadata(file).ok()?;
             (found.is_file() && found.len() <= LARGEST).then(|| std::fs::read(file).ok()).flatten()
         };
         let digest = |file: &PathBuf| read(file).map(|text| Sha256::digest(text).to_vec());
-        Fingerprint(files.iter().map(digest).collect())
+        Fingerprint(self.files().iter().map(digest).collect())
+    }
+
+    /// Those that are read, whether they are there or not.
+    fn files(&self) -> Vec<PathBuf> {
+        let Some(path) = self.path() else { return Vec::new() };
+        if !path.is_dir() {
+            return vec![path];
+        }
+        ["perennial.toml", "development.toml", "production.toml"].map(|name| path.join(name)).to_vec()
     }
 
     /// Whether what was read then is still there: a file that is missing for a moment is no configuration without it.

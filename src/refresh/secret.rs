@@ -3,7 +3,7 @@
 use tracing::{error, info, warn};
 
 use super::{Attempt, Held, Refresher, Which, outcome};
-use crate::client::{Client, Provider};
+use crate::client::{Client, ClientAuth, Provider};
 use crate::metrics;
 use crate::plan::lease::Release;
 use crate::plan::outcome::Tally;
@@ -60,6 +60,10 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         sent: Option<&Secret>,
         code: &str,
     ) -> (Option<Secret>, Which) {
+        // Whoever sends no secret would send the same again.
+        if provider.auth == ClientAuth::None {
+            return (None, Which::First);
+        }
         let first = self.look_up(client, provider, Which::First, sent).await;
         match outcome::next_secret(code, sent, first.as_ref()) {
             Some(Which::Second) => (self.look_up(client, provider, Which::Second, None).await, Which::Second),

@@ -131,11 +131,11 @@ where
         "ValidationException",
         "KMSAccessDeniedException",
     ];
-    let told = aws::chain(error);
     let code = match error {
         SdkError::ServiceError(context) => context.err().code(),
         _ => None,
     };
+    let told = aws::told(error, code);
     if code.is_some_and(|code| FINAL.contains(&code)) {
         Failure::Refused(told)
     } else {

@@ -1,37 +1,72 @@
 //! A secret in a file beside the daemon.
 //!
 //! Links are followed, since that is how Kubernetes turns a folder of secrets over (`secret -> ..data/secret`, `..data ->
-//! ..2026_01_31`); but what they lead to must lie below the folder that the configuration names.
+//! ..2026_01_31`); but what they lead to must lie below the folder that the configuration names, and must not be one of this
+//! program's own files, wherever those lie. Both are asked of the file that was opened, and not of its name.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
 use super::{Failure, LONGEST};
 use crate::secret::Secret;
 
-/// What stands there, without one newline at its end. Waits on a thread of its own.
-pub(super) async fn read(path: &str, below: Option<&str>) -> Result<Secret, Failure> {
-    let (path, below) = (path.to_owned(), below.map(str::to_owned));
-    let reading =
-        tokio::task::spawn_blocking(move || read_now(Path::new(&path), below.as_deref().map(Path::new)));
-    reading.await.unwrap_or_else(|_| Err(Failure::NoAnswer("the read has ended early".into())))
+/// Reads at once: a file system that hangs keeps so many threads and no more.
+const AT_ONCE: usize = 4;
+
+/// The files of this machine, but for this program's own.
+pub(super) struct Files {
+    own: Arc<[PathBuf]>,
+    readers: Arc<Semaphore>,
 }
 
-fn read_now(path: &Path, below: Option<&Path>) -> Result<Secret, Failure> {
+impl Files {
+    pub(super) fn new(own: Vec<PathBuf>) -> Self {
+        Self { own: own.into(), readers: Arc::new(Semaphore::new(AT_ONCE)) }
+    }
+
+    /// What stands there, without one newline at its end. Waits on a thread of its own.
+    pub(super) async fn read(&self, path: &str, below: Option<&str>) -> Result<Secret, Failure> {
+        let ended = |_| Failure::NoAnswer("the read has ended early".into());
+        // Taken along: who gives up waiting does not end the read.
+        let reader = Arc::clone(&self.readers)
+            .acquire_owned()
+            .await
+            .map_err(|_| Failure::NoAnswer("files are not read any more".into()))?;
+        let (path, below, own) = (path.to_owned(), below.map(str::to_owned), Arc::clone(&self.own));
+        let reading = tokio::task::spawn_blocking(move || {
+            let read = read_now(Path::new(&path), below.as_deref().map(Path::new), &own);
+            drop(reader);
+            read
+        });
+        reading.await.unwrap_or_else(|error| Err(ended(error)))
+    }
+}
+
+fn read_now(path: &Path, below: Option<&Path>, own: &[PathBuf]) -> Result<Secret, Failure> {
     let refuse = |why: &str| Failure::Refused(why.to_owned());
     let below = below.ok_or_else(|| refuse("no folder is named that it lies in"))?;
     let (below, found) = (below.canonicalize().map_err(failed)?, path.canonicalize().map_err(failed)?);
-    if !found.starts_with(&below) {
+    let Ok(inside) = found.strip_prefix(&below) else {
         return Err(refuse("is a link that leads out of the folder that secrets.allow names"));
-    }
-    // Opening a pipe would wait for whoever writes to it.
-    if !found.metadata().map_err(failed)?.is_file() {
+    };
+    let file = open(&below, inside).map_err(failed)?;
+    let opened = file.metadata().map_err(failed)?;
+    if !opened.is_file() {
         return Err(refuse("is no regular file"));
     }
-    let file = File::open(&found).map_err(failed)?;
+    let same = |own: &PathBuf| {
+        fs::metadata(own).is_ok_and(|own| (own.dev(), own.ino()) == (opened.dev(), opened.ino()))
+    };
+    if own.iter().any(same) {
+        return Err(refuse("is a key, a configuration or a credential of this program's own"));
+    }
     let mut bytes = Zeroizing::new(Vec::with_capacity(LONGEST + 1));
     // One byte more than is allowed, to tell.
     file.take(LONGEST as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
@@ -41,6 +76,33 @@ fn read_now(path: &Path, below: Option<&Path>) -> Result<Secret, Failure> {
     let text = std::str::from_utf8(&bytes).map_err(|_| refuse("is no UTF-8"))?;
     let text = text.strip_suffix('\n').unwrap_or(text);
     Ok(Secret::new(text.strip_suffix('\r').unwrap_or(text)))
+}
+
+/// Links were followed before: by now there is none below the folder, or somebody has just put one there. A pipe is opened
+/// without waiting for whoever writes to it.
+#[cfg(target_os = "linux")]
+fn open(below: &Path, inside: &Path) -> io::Result<File> {
+    use rustix::fs::{ResolveFlags, openat2};
+    let folder = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(below, folder, Mode::empty())?;
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
+    match openat2(&folder, inside, FLAGS, Mode::empty(), resolve) {
+        // Linux before 5.6, or a sandbox that does not know the call.
+        Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => open_last(below, inside),
+        opened => Ok(opened?.into()),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn open(below: &Path, inside: &Path) -> io::Result<File> {
+    open_last(below, inside)
+}
+
+const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// Only the last name is held not to be a link.
+fn open_last(below: &Path, inside: &Path) -> io::Result<File> {
+    Ok(rustix::fs::open(below.join(inside), FLAGS | OFlags::NOFOLLOW, Mode::empty())?.into())
 }
 
 /// What is not there, or may not be read, is an answer; everything else is none.
@@ -61,7 +123,7 @@ mod tests {
     use super::*;
 
     fn read(path: &Path, below: &Path) -> Result<String, String> {
-        match read_now(path, Some(below)) {
+        match read_now(path, Some(below), &[]) {
             Ok(secret) => Ok(secret.expose().to_owned()),
             Err(Failure::Refused(why)) => Err(why),
             Err(other) => panic!("{other:?}"),
@@ -102,6 +164,40 @@ mod tests {
         fs::write(beside.join("acme"), "canary").expect("written");
         symlink(beside.join("acme"), inside.join("beside")).expect("a link");
         assert!(read(&inside.join("beside"), &inside).is_err());
+    }
+
+    #[test]
+    fn this_programs_own_files_are_nobodys_client_secret() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = folder.path().join("sealing.key");
+        fs::write(&key, "canary").expect("written");
+        symlink("sealing.key", folder.path().join("acme")).expect("a link");
+        fs::hard_link(&key, folder.path().join("twin")).expect("a link");
+        let own = [folder.path().join("absent"), key];
+        for name in ["sealing.key", "acme", "twin"] {
+            let read = read_now(&folder.path().join(name), Some(folder.path()), &own);
+            assert!(matches!(&read, Err(Failure::Refused(why)) if why.contains("own")), "{name}: {read:?}");
+        }
+    }
+
+    /// Between the look and the opening somebody has put a link, or a pipe, there.
+    #[test]
+    fn what_is_opened_is_no_link_and_waits_for_nobody() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir(folder.path().join("real")).expect("a folder");
+        fs::write(folder.path().join("real/acme"), "canary").expect("written");
+        symlink("real", folder.path().join("link")).expect("a link");
+        symlink("real/acme", folder.path().join("acme")).expect("a link");
+        assert!(open(folder.path(), Path::new("real/acme")).is_ok());
+        assert!(open_last(folder.path(), Path::new("real/acme")).is_ok());
+        assert!(open(folder.path(), Path::new("acme")).is_err());
+        assert!(open_last(folder.path(), Path::new("acme")).is_err());
+        if cfg!(target_os = "linux") {
+            assert!(open(folder.path(), Path::new("link/acme")).is_err());
+        }
+        rustix::fs::mkfifoat(rustix::fs::CWD, folder.path().join("pipe"), Mode::from_raw_mode(0o600))
+            .expect("a pipe");
+        assert!(read(&folder.path().join("pipe"), folder.path()).is_err());
     }
 
     #[test]

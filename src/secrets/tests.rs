@@ -201,3 +201,24 @@ async fn there_is_a_bound_to_what_is_kept() {
     assert_eq!(kept, MOST);
     assert!(!format!("{:?}", world.secrets).contains("s1"));
 }
+
+/// Each client of a service that is down would hold its refresh up; and what is kept is used at once.
+#[tokio::test]
+async fn a_silent_service_is_left_alone_by_all_who_need_it() {
+    let world = World::new();
+    assert_eq!(world.resolve().await, Ok("s1".into()));
+    world.says(silence());
+    world.pass(LONG);
+    for n in 0..SILENT {
+        assert!(world.follow(&format!("ssm:/a{n}"), None).await.is_err());
+    }
+    let asked = world.asked();
+    for n in 0..50 {
+        assert!(world.follow(&format!("ssm:/b{n}"), None).await.is_err());
+    }
+    assert_eq!((world.resolve().await, world.asked()), (Ok("s1".into()), asked));
+    world.pass(SILENCE);
+    world.says(Ok("s2"));
+    assert_eq!(world.follow("ssm:/c", None).await, Ok("s2".into()), "one asks");
+    assert_eq!(world.resolve().await, Ok("s2".into()), "and then all may");
+}

@@ -13,7 +13,6 @@ const RUNS: &[(&str, &[&str])] = &[
     ("man", &[]),
     ("config check", &[]),
     ("config show", &[]),
-    ("iam print", &["reader", "--region", "eu-central-1", "--account", "111122223333"]),
     ("table create", &[]),
     ("table check", &[]),
     ("run", &["--once", "--max-wait", "1s"]),
