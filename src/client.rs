@@ -187,6 +187,8 @@ pub struct Provider {
     pub default_lifetime: Duration,
     /// The largest response body that is read, in bytes.
     pub max_response: usize,
+    /// How long an access token still works after it was replaced; `None` for as long as it lives. Readers mind it.
+    pub overlap: Option<Duration>,
 }
 
 impl Provider {
@@ -212,6 +214,7 @@ impl Provider {
             rate: RateLimit { per_second: 20.0, burst: 20 },
             default_lifetime: Duration::from_secs(55 * 60),
             max_response: 256 * 1024,
+            overlap: None,
         }
     }
 }

@@ -93,6 +93,8 @@ pub struct Config {
     pub spill: Spill,
     /// How secrets are sealed.
     pub sealing: Sealing,
+    /// Tokens for the programs of this machine.
+    pub agent: Agent,
     /// Where client secrets may be that are not in the table.
     pub secrets: Secrets,
     /// Provider profiles by name.
@@ -267,6 +269,35 @@ pub struct Sealing {
     pub key_file: Option<PathBuf>,
     /// Those keys themselves, known to be keys.
     pub keys: Option<Secret>,
+}
+
+/// `[agent]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Agent {
+    /// Where it answers: loopback.
+    pub address: SocketAddr,
+    /// A Unix socket at which it answers, too.
+    pub socket: Option<PathBuf>,
+    /// Whose processes may use the socket, besides the agent's own user's.
+    pub socket_users: Vec<u32>,
+    /// Who may read which tokens.
+    pub keys_file: Option<PathBuf>,
+    /// Clients that are remembered: 1 to 10 million.
+    pub clients: usize,
+    /// A token in use is confirmed at least this often: 1 s to 1 d.
+    pub max_age: Duration,
+    /// A token that nobody has asked for in so long is not kept fresh: 1 s to 30 d.
+    pub idle: Duration,
+    /// The longest that a request may wait: up to 5 min.
+    pub max_wait: Duration,
+    /// Connections at once: 1 to 100 000.
+    pub connections: usize,
+    /// Requests that wait at once: 1 to 100 000.
+    pub waiting: usize,
+    /// Whether readers may say that a token was refused.
+    pub rejections: bool,
+    /// How old a token must be for that: 10 s to 1 h.
+    pub rejection_interval: Duration,
 }
 
 /// `[secrets]`.

@@ -22,6 +22,8 @@ pub enum Role {
     Daemon,
     /// A program that uses access tokens.
     Reader,
+    /// `perennial agent`: tokens for the programs of a machine.
+    Agent,
     /// Who registers clients and looks after them.
     Operator,
     /// Who makes and retires the keys that seal secrets; opens none of them.
@@ -30,13 +32,15 @@ pub enum Role {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 4] = [Self::Daemon, Self::Reader, Self::Operator, Self::KeyAdministrator];
+    pub const ALL: [Self; 5] =
+        [Self::Daemon, Self::Reader, Self::Agent, Self::Operator, Self::KeyAdministrator];
 
     /// As it is written on the command line.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Daemon => "daemon",
             Self::Reader => "reader",
+            Self::Agent => "agent",
             Self::Operator => "operator",
             Self::KeyAdministrator => "key-administrator",
         }
@@ -151,6 +155,7 @@ impl Policy {
         let statement = match role {
             Role::Daemon => daemon(estate),
             Role::Reader => reader(estate),
+            Role::Agent => agent(estate),
             Role::Operator => operator(estate),
             Role::KeyAdministrator => key_administrator(estate),
         };
@@ -177,6 +182,22 @@ impl Statement {
         let keys = self.condition.entry(operator).or_default();
         keys.insert(key.to_owned(), values.into_iter().collect());
         self
+    }
+
+    /// A request that names none would fit every list, and a transaction may name them elsewhere.
+    fn names_attributes(self) -> Self {
+        self.when("Null", "dynamodb:Attributes", ["false".to_owned()]).when(
+            "Null",
+            "dynamodb:EnclosingOperation",
+            ["true".to_owned()],
+        )
+    }
+
+    /// Requests have to name their attributes, and these are the ones.
+    fn of_attributes(self, names: impl IntoIterator<Item = &'static str>) -> Self {
+        let names = [attr::PK, attr::SK].into_iter().chain(names);
+        let names: std::collections::BTreeSet<_> = names.map(str::to_owned).collect();
+        self.when("ForAllValues:StringEquals", "dynamodb:Attributes", names)
     }
 
     /// Every item that is asked for has one of these partition keys. Without any key "each of them" would hold, too: so
@@ -372,7 +393,28 @@ fn references(estate: &Estate) -> Vec<Statement> {
 }
 
 fn reader(estate: &Estate) -> Vec<Statement> {
-    let mut statements = vec![access_tokens(estate)];
+    std::iter::once(access_tokens(estate)).chain(opens_access_tokens(estate)).collect()
+}
+
+/// A reader that also sees why there is no token, and asks for another: of the registration it may write when.
+fn agent(estate: &Estate) -> Vec<Statement> {
+    let names = attr::READER.into_iter().chain(attr::STANDING);
+    let why = "access tokens, and how clients stand that have none";
+    let read = Statement::allow("AccessTokens", &["dynamodb:BatchGetItem"], why);
+    let read = read.on(estate.table()).of_attributes(names).when(
+        "StringEqualsIfExists",
+        "dynamodb:Select",
+        ["SPECIFIC_ATTRIBUTES".to_owned()],
+    );
+    let read = read.names_attributes();
+    let why = "asks for another token where a reader's was refused";
+    let ask = Statement::allow("AsksForRefreshes", &["dynamodb:UpdateItem"], why);
+    let ask = ask.on(estate.table()).of_attributes([attr::RF, attr::JN, attr::GONE]);
+    [read, ask].into_iter().chain(opens_access_tokens(estate)).collect()
+}
+
+fn opens_access_tokens(estate: &Estate) -> Vec<Statement> {
+    let mut statements = Vec::new();
     statements.extend(estate.by_the_tables_key(&["kms:Decrypt"]));
     let Some(sealing) = &estate.sealing else { return statements };
     let series = format!("{}/{}/*", sealing.name, Family::Access.as_str());
@@ -390,8 +432,7 @@ fn access_tokens(estate: &Estate) -> Statement {
     let why = "access tokens; `perennial get` reads the table's schema, too";
     let mut statement = Statement::allow("AccessTokens", &READ, why).on(estate.table());
     if !estate.whole_items {
-        let names = [attr::PK, attr::SK].into_iter().chain(attr::READER).map(str::to_owned);
-        statement = statement.when("ForAllValues:StringEquals", "dynamodb:Attributes", names).when(
+        statement = statement.of_attributes(attr::READER).when(
             "StringEqualsIfExists",
             "dynamodb:Select",
             ["SPECIFIC_ATTRIBUTES".to_owned()],

@@ -149,6 +149,11 @@ pub mod attr {
     /// The attributes whose values are secrets wherever they stand.
     pub const SECRETS: [&str; 4] = [ACCESS_TOKEN, REFRESH_TOKEN, CLIENT_SECRET, SECOND_CLIENT_SECRET];
 
+    /// How a client stands, for whoever reads its tokens or asks for others: no secret among them, and nothing that only a
+    /// refresh needs.
+    pub const STANDING: [&str; 12] =
+        [PROVIDER, GRANT, CLIENT_ID, PAUSED, RF, JN, GONE, GEN, ST, OF, ERR, TOK_GEN];
+
     /// What is a reader's business: the access token and what belongs to it, and whether the table can be read. A policy
     /// that names them keeps readers from every other secret.
     pub const READER: [&str; 10] = [

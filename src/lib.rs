@@ -10,6 +10,7 @@
 //! the surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
 //! [`telemetry`].
 
+pub mod agent;
 pub mod aws;
 pub mod cli;
 pub mod client;
@@ -24,6 +25,7 @@ pub mod maintenance;
 pub mod metrics;
 pub mod plan;
 pub mod provider;
+pub mod reader;
 pub mod record;
 pub mod refresh;
 pub mod registrar;

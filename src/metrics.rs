@@ -143,6 +143,24 @@ metrics! {
         "Tasks at work, as this task sees them.";
     LOG_LINES_DROPPED = "perennial_log_lines_dropped_total", Kind::Counter, Count, &[], sent("LogLinesDropped", ALONE),
         "Log lines that were dropped because whoever reads the log did not keep up.";
+    REJECTED_TOKENS = "perennial_rejected_tokens_total", Kind::Counter, Count, &[], sent("RejectedTokens", ALONE),
+        "Refreshes that this agent asked for because a reader's token was refused.";
+    AGENT_READS = "perennial_agent_reads_total", Kind::Counter, Count, &[("result", "`hit`, `miss`")], sent("AgentReads", &[&["result"]]),
+        "Tokens that were wanted: known and good, or to be waited for.";
+    AGENT_QUESTIONS = "perennial_agent_questions_total", Kind::Counter, Count, &[("answered", "`yes`, `no`")], sent("AgentQuestions", &[&["answered"]]),
+        "Questions that the agent put to the table.";
+    AGENT_REFUSALS = "perennial_agent_refusals_total", Kind::Counter, Count,
+        &[("code", "`forwarded_request`, `another_host`, `key_missing`, `key_unknown`, `not_allowed`")],
+        sent("AgentRefusals", &[&["code"], &[]]),
+        "Requests that were refused for what they were, or for who asked.";
+    AGENT_CONNECTIONS = "perennial_agent_connections", Kind::Gauge, Count, &[], sent("AgentConnections", ALONE),
+        "Connections that are open.";
+    AGENT_WAITING = "perennial_agent_waiting", Kind::Gauge, Count, &[], sent("AgentWaiting", ALONE),
+        "Requests that wait, for the table or for a newer token.";
+    AGENT_CLIENTS = "perennial_agent_clients", Kind::Gauge, Count, &[], sent("AgentClients", ALONE),
+        "Clients that the agent remembers.";
+    LEAST_LIFETIME_SERVED = "perennial_least_lifetime_served_seconds", Kind::Gauge, Seconds, &[], sent("LeastLifetimeServed", ALONE),
+        "The shortest life that a token had left when this agent served it, since its start: above zero, or something is wrong.";
     BUILD_INFO = "perennial_build_info", Kind::Gauge, Count, &[("version", "the program's version")], None,
         "Always 1.";
 }
@@ -152,6 +170,12 @@ impl Metric {
     pub fn add(&self, labels: &[&str], count: u64) {
         let key = self.key(labels);
         with_recorder(|recorder| recorder.register_counter(&key, &METADATA)).increment(count);
+    }
+
+    /// So many have been counted elsewhere, since the start.
+    pub fn reached(&self, labels: &[&str], total: u64) {
+        let key = self.key(labels);
+        with_recorder(|recorder| recorder.register_counter(&key, &METADATA)).absolute(total);
     }
 
     /// Sets a gauge.
@@ -233,7 +257,8 @@ mod tests {
 
     #[test]
     fn no_label_names_a_client_or_a_task() {
-        let known = ["provider", "outcome", "state", "operation", "kind", "version"];
+        let known =
+            ["provider", "outcome", "state", "operation", "kind", "version", "result", "answered", "code"];
         let labels = ALL.iter().flat_map(|metric| metric.labels);
         labels.for_each(|(name, _)| assert!(known.contains(name), "is `{name}` bounded?"));
     }

@@ -15,7 +15,6 @@ use landed::landed;
 use crate::client::{Client, ClientId, Provider};
 use crate::entropy::Entropy;
 use crate::item::Change;
-use crate::plan::lease::{Standing, standing};
 use crate::plan::registry::{self, Imported, Refusal, Resolution, Rotation};
 use crate::record::{Malformed, Snapshot};
 use crate::store::{Applied, Store, StoreError};
@@ -172,17 +171,7 @@ impl<S: Store> Registrar<'_, S> {
     /// Asks for a new token at once. Refused where nothing would come of it.
     pub async fn refresh_now(&self, id: &ClientId) -> Result<Outcome, RegistrarError> {
         self.edit(id, |client, read| {
-            let stored = read.tok_gen();
-            let refuse = |why: &str| Err(Refusal::Inconsistent(id.clone(), why.into()));
-            match read.lease.as_ref().map(|lease| standing(lease, stored)) {
-                _ if client.paused => refuse("it is paused: `perennial clients resume` comes first"),
-                Some(Standing::Dead) => {
-                    refuse("its grant is gone: it needs `perennial clients import-token`")
-                }
-                Some(Standing::Held) => refuse("it is held in doubt: it needs `perennial clients resolve`"),
-                _ if client.refresh_now.is_some_and(|asked| asked >= stored) => Ok(None),
-                _ => Ok(Some(registry::refresh_now(client, stored, self.clock.now()))),
-            }
+            registry::replacement(client, read.lease.as_ref(), read.tok_gen(), self.clock.now())
         })
         .await
     }

@@ -83,14 +83,22 @@ pub enum View {
     WithoutSecrets,
     /// All but the secrets, eventually consistent, at half the price: for whoever only looks.
     Glance,
+    /// How a client stands, [`attr::STANDING`], eventually consistent: for whoever reads tokens and asks for others.
+    Standing,
 }
 
 impl View {
+    /// Whether it costs half, and may be a moment old.
+    const fn is_eventual(self) -> bool {
+        matches!(self, Self::Glance | Self::Standing)
+    }
+
     /// The attributes that it brings; none for all of them.
     const fn names(self) -> Option<&'static [&'static str]> {
         match self {
             Self::Whole => None,
             Self::Reader => Some(&attr::READER),
+            Self::Standing => Some(&attr::STANDING),
             Self::WithoutSecrets | Self::Glance => Some(&PLAIN),
         }
     }
@@ -183,7 +191,7 @@ pub trait Store: Send + Sync + 'static {
     /// A page of a virtual shard's clients, eventually consistent.
     fn query(&self, query: &ShardQuery) -> impl Future<Output = Result<Page, StoreError>> + Send;
 
-    /// Many items at once, strongly consistent but for [`View::Glance`], in no order; those that do not exist are left
+    /// Many items at once, strongly consistent but for [`View::Glance`] and [`View::Standing`], in no order; those that do not exist are left
     /// out.
     fn load(
         &self,

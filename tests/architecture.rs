@@ -61,6 +61,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Policies are data: what tables and keys are called, and no AWS.
     ("iam", &["item", "seal"]),
     ("maintenance", &["time"]),
+    ("reader", &["client", "entropy", "item", "plan", "record", "secret", "store", "time"]),
+    ("agent", &["client", "item", "metrics", "plan", "reader", "record", "secret", "store", "time"]),
     ("ecs", &["entropy", "plan", "time"]),
     ("health", &["ecs", "metrics", "record", "scheduler", "store", "time"]),
     ("config", &["client", "plan", "seal", "secret", "time"]),
@@ -73,7 +75,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const WIRING: &[&str] = &["cli", "main"];
 
 /// Modules that know stores and token endpoints by their traits alone.
-const ABSTRACT: &[&str] = &["fleet", "health", "maintenance", "plan", "refresh", "registrar", "scheduler"];
+const ABSTRACT: &[&str] =
+    &["agent", "reader", "fleet", "health", "maintenance", "plan", "refresh", "registrar", "scheduler"];
 /// The implementations behind those traits.
 const CONCRETE: &[(&str, &[&str])] = &[
     (

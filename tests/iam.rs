@@ -18,7 +18,7 @@ use iam::gate::Gate;
 use iam::world::{COMMANDS, World, leaves};
 use perennial::iam::Role;
 use support::iam::{Need, Policy};
-use support::{TASK, wait_until};
+use support::{TASK, fetch, post_json, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -31,7 +31,7 @@ fn every_command_has_its_roles() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_role_suffices_for_its_commands_and_grants_nothing_more() {
     let world = World::new().await;
-    let [daemon, reader, operator, keys] = world.gates().await;
+    let [daemon, reader, agent, operator, keys] = world.gates().await;
 
     tables_and_keys_are_made(&world, &operator, &keys).await;
     clients_are_registered(&world, &operator);
@@ -39,11 +39,12 @@ async fn each_role_suffices_for_its_commands_and_grants_nothing_more() {
     a_daemon_and_its_spill(&world, &daemon, &operator).await;
     operators_look_and_change(&world, &operator).await;
     readers_read(&world, &reader).await;
+    an_agent_reads_and_asks(&world, &agent).await;
     keys_are_renewed(&world, [&daemon, &operator, &keys]).await;
     what_needs_no_right(&world).await;
 
     world.has_run_every_command();
-    for gate in [&daemon, &reader, &operator, &keys] {
+    for gate in [&daemon, &reader, &agent, &operator, &keys] {
         assert_eq!(gate.refused(), BTreeSet::new(), "the {} lacks these", gate.name());
         assert_eq!(
             gate.used(),
@@ -138,6 +139,21 @@ async fn readers_read(world: &World, reader: &Gate) {
     }
 }
 
+async fn an_agent_reads_and_asks(world: &World, gate: &Gate) {
+    let (mut agent, url) = world.token_agent(gate).await;
+    let token = fetch(&format!("{url}/v1/token/crm")).await.expect("it answers").json();
+    assert!(token["access_token"].is_string(), "{token}");
+    let body = serde_json::json!({ "generation": token["generation"] });
+    wait_until(SOON, "the token is old enough to be replaced", async || {
+        let reply = post_json(&format!("{url}/v1/token/crm/rejected"), &body).await.expect("it answers");
+        assert!([202, 429].contains(&reply.status), "{}", reply.body);
+        reply.status == 202
+    })
+    .await;
+    agent.signal("TERM");
+    assert_eq!(agent.exit_code(SOON).await, 0, "{}", agent.errors());
+}
+
 async fn keys_are_renewed(world: &World, [daemon, operator, keys]: [&Gate; 3]) {
     let old = format!("{}/rt/s0/v1", world.table());
     world.ok(operator, &["seal", "status"]);
@@ -157,8 +173,14 @@ async fn keys_are_renewed(world: &World, [daemon, operator, keys]: [&Gate; 3]) {
 async fn what_needs_no_right(world: &World) {
     let nobody = Gate::before(world, "nobody", Policy::none()).await;
     let print = ["iam", "print", "operator", "--region", "eu-central-1", "--account", "111122223333"];
-    for command in [&["config", "check"][..], &["config", "show"], &["completions", "bash"], &["man"], &print]
-    {
+    for command in [
+        &["config", "check"][..],
+        &["config", "show"],
+        &["completions", "bash"],
+        &["man"],
+        &["agent", "key", "crm"],
+        &print,
+    ] {
         world.ok(&nobody, command);
     }
     // No daemon listens, which is its answer.
@@ -169,7 +191,7 @@ async fn what_needs_no_right(world: &World) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_reads_access_tokens_and_nothing_else() {
     let world = World::new().await;
-    let [daemon, reader, operator, keys] = world.gates().await;
+    let [daemon, reader, _, operator, keys] = world.gates().await;
     tables_and_keys_are_made(&world, &operator, &keys).await;
     clients_are_registered(&world, &operator);
     world.ok(&daemon, &["run", "--once"]);
@@ -225,7 +247,7 @@ async fn keys_of_refresh_tokens_are_no_readers_and_nobody_elses_table_opens() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_lacks_a_right_names_it() {
     let world = World::new().await;
-    let [daemon, reader, operator, keys] = world.gates().await;
+    let [daemon, reader, _, operator, keys] = world.gates().await;
     tables_and_keys_are_made(&world, &operator, &keys).await;
     clients_are_registered(&world, &operator);
     world.ok(&daemon, &["run", "--once"]);

@@ -24,6 +24,7 @@ pub(super) enum IamCommand {
 Roles:
   daemon              `perennial run`, and `table create` on a table that is there: the role of the task
   reader              a program that uses access tokens; `perennial get`
+  agent               `perennial agent`: reads access tokens, and asks for another where one was refused
   operator            who registers clients and looks after them: every other command on clients, tasks and the spill
   key-administrator   who makes and retires keys: `perennial keys`. Opens no secret
 

@@ -4,6 +4,7 @@
 //! its remedy. `perennial --help` says what the exit codes mean.
 
 mod add;
+mod agent;
 mod apply;
 mod clients;
 mod completions;
@@ -93,6 +94,7 @@ enum Command {
     Fleet(fleet::Fleet),
     Top(top::Top),
     Get(get::Get),
+    Agent(agent::Agent),
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
     Spill(spill::SpillCommand),
@@ -147,6 +149,7 @@ impl Cli {
             Command::Fleet(command) => Box::pin(command.run(&app)).await,
             Command::Top(command) => Box::pin(command.run(&app)).await,
             Command::Get(command) => Box::pin(command.run(&app)).await,
+            Command::Agent(command) => Box::pin(command.run(&app)).await,
             Command::Healthcheck(command) => Box::pin(command.run(&app)).await,
             Command::Spill(command) => Box::pin(command.run(&app)).await,
             Command::Keys(command) => Box::pin(command.run(&app)).await,

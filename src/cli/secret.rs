@@ -214,6 +214,7 @@ pub(super) fn follower(app: &App, entropy: Arc<Entropy>) -> Secrets {
     let address = ServiceAddress { region: store.region.clone(), endpoint: config.endpoint.clone() };
     let mut own = app.sources().own_files();
     own.extend(app.config().sealing.key_file.clone());
+    own.extend(app.config().agent.keys_file.clone());
     let machine = Machine::new(environment, own, address);
     let keeping = Keeping { fresh: config.fresh, stale: config.stale };
     Secrets::new(config.allow.clone(), keeping, Arc::new(machine), app.clock(), entropy)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::kind::human;
 use super::reader::Reader;
 use super::{
-    Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing, SealingMode,
+    Agent, Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing, SealingMode,
     Secrets, Shutdown, Spill, Store, StoreKind,
 };
 use crate::client::allowance::Rules as SecretRules;
@@ -49,6 +49,7 @@ pub(super) fn config(
     let ecs = Ecs { protection: r.flag("ecs.protection") };
     let sealing = sealing(r, &store, profile);
     let spill = spill(r, &sealing);
+    let agent = agent(r);
     let secrets = secrets(r, profile);
     let refresh = refresh?;
     Some(Config {
@@ -67,6 +68,7 @@ pub(super) fn config(
         ecs,
         spill,
         sealing,
+        agent,
         secrets,
         providers,
     })
@@ -272,6 +274,32 @@ fn sealing(r: &mut Reader, store: &Store, profile: Profile) -> Sealing {
     sealing
 }
 
+fn agent(r: &mut Reader) -> Agent {
+    let address = r.address("agent.address");
+    if !address.ip().is_loopback() {
+        r.refuse(
+            &["agent.address"],
+            "tokens would leave this machine, unencrypted",
+            "use an address of 127.0.0.0/8 or ::1; other machines run an agent of their own",
+        );
+    }
+    Agent {
+        address,
+        socket: r.optional_text("agent.socket").map(Into::into),
+        // Elements that do not fit have been refused.
+        socket_users: r.list("agent.socket_users").iter().filter_map(|id| id.parse().ok()).collect(),
+        keys_file: r.optional_text("agent.keys_file").map(Into::into),
+        clients: r.integer("agent.clients"),
+        max_age: r.duration("agent.max_age"),
+        idle: r.duration("agent.idle"),
+        max_wait: r.duration("agent.max_wait"),
+        connections: r.integer("agent.connections"),
+        waiting: r.integer("agent.waiting"),
+        rejections: r.flag("agent.rejections"),
+        rejection_interval: r.duration("agent.rejection_interval"),
+    }
+}
+
 fn secrets(r: &mut Reader, profile: Profile) -> Secrets {
     let endpoint = r.optional_url("secrets.endpoint");
     if let Some(url) = &endpoint
@@ -369,6 +397,7 @@ fn provider(
         rate,
         default_lifetime: r.duration_or(&key("default_lifetime"), lifetime),
         max_response: r.integer(&key("max_response")),
+        overlap: r.optional_duration(&key("overlap")),
         token_url: token_url?,
     };
     Some(provider)

@@ -52,6 +52,11 @@ pub(super) fn resource(uri: &str) -> Result<(), String> {
     refuse(parsed.fragment().is_some(), "has a fragment")
 }
 
+/// A user's number.
+pub(super) fn user(id: &str) -> Result<(), String> {
+    refuse(id.parse::<u32>().is_err(), "is not a numeric user id")
+}
+
 /// A network that a provider's requests may go to.
 pub(super) fn network(network: &str) -> Result<(), String> {
     outbound::network(network).map(|_| ()).map_err(str::to_owned)

@@ -169,6 +169,13 @@ impl Reader {
         duration
     }
 
+    pub(super) fn optional_duration(&mut self, dotted: &str) -> Option<Duration> {
+        match self.resolve(dotted, None)? {
+            Typed::Duration(duration) => Some(duration),
+            _ => mismatch(dotted),
+        }
+    }
+
     pub(super) fn integer<T: TryFrom<u64>>(&mut self, dotted: &str) -> T {
         let Typed::Integer(number) = self.required(dotted, None) else { mismatch(dotted) };
         T::try_from(number).unwrap_or_else(|_| mismatch(dotted))

@@ -48,6 +48,7 @@ const CLASSES: &[(&str, Reload)] = &[
     ("ecs.", Restart("it is decided at the start")),
     ("spill.", Restart("the spill is opened once, at the start")),
     ("sealing.", Restart("keys are read once, at the start")),
+    ("agent.", Restart("an agent reads it once, at the start")),
     ("secrets.", Restart("what may be followed is settled at the start, with the environment")),
     ("providers.", Live),
 ];

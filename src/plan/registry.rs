@@ -11,7 +11,7 @@ use super::ownership::shard_of;
 use crate::client::credentials::{Credential, Credentials};
 use crate::client::{Binding, Client, ClientId};
 use crate::item::{Action, Assignment, Change, Condition, Item, Key, Value, attr};
-use crate::record::{Gen, Snapshot, State, Token, encode_config, reference, stored};
+use crate::record::{Gen, Lease, Snapshot, State, Token, encode_config, reference, stored};
 use crate::secret::Secret;
 use crate::time::Timestamp;
 
@@ -303,6 +303,23 @@ pub fn pause(client: &Client, paused: bool, now: Timestamp) -> Change {
 /// "Refresh now": asks for a replacement of the stored generation. It deduplicates itself and needs no clearing.
 pub fn refresh_now(client: &Client, tok_gen: Gen, now: Timestamp) -> Change {
     edit(client, Assignment::Set(attr::RF, Value::N(tok_gen.0)), now)
+}
+
+/// The same; `None` where it has been asked for. Refused where nothing would come of it.
+pub fn replacement(
+    client: &Client,
+    lease: Option<&Lease>,
+    stored: Gen,
+    now: Timestamp,
+) -> Result<Option<Change>, Refusal> {
+    let refuse = |why: &str| Err(Refusal::Inconsistent(client.id.clone(), why.into()));
+    match lease.map(|lease| standing(lease, stored)) {
+        _ if client.paused => refuse("it is paused: `perennial clients resume` comes first"),
+        Some(Standing::Dead) => refuse("its grant is gone: it needs `perennial clients import-token`"),
+        Some(Standing::Held) => refuse("it is held in doubt: it needs `perennial clients resolve`"),
+        _ if client.refresh_now.is_some_and(|asked| asked >= stored) => Ok(None),
+        _ => Ok(Some(refresh_now(client, stored, now))),
+    }
 }
 
 /// Puts other client secrets, or references, in the place of those that are registered: all of them in one write.

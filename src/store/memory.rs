@@ -346,7 +346,7 @@ fn load(table: &Table, vitals: &Vitals, keys: &[Key], view: View) -> Vec<(Key, I
     for key in distinct {
         let item = table.items.get(&table_key(key));
         let strong = capacity::read_units(size_of(key, item));
-        vitals.consumed(if view == View::Glance { strong / 2.0 } else { strong }, 0.0);
+        vitals.consumed(if view.is_eventual() { strong / 2.0 } else { strong }, 0.0);
         found.extend(item.map(|item| (key.clone(), seen(item, view))));
     }
     found

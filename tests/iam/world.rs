@@ -24,6 +24,7 @@ pub(crate) const HOME: &str = "arn:aws:dynamodb:eu-central-1:111122223333";
 const NOBODY: &[Role] = &[];
 const DAEMON: &[Role] = &[Role::Daemon];
 const READER: &[Role] = &[Role::Reader];
+const AGENT: &[Role] = &[Role::Agent];
 const OPERATOR: &[Role] = &[Role::Operator];
 const KEYS: &[Role] = &[Role::KeyAdministrator];
 
@@ -53,6 +54,8 @@ pub(crate) const COMMANDS: &[(&str, &[Role])] = &[
     ("fleet", OPERATOR),
     ("top", OPERATOR),
     ("get", READER),
+    ("agent", AGENT),
+    ("agent key", NOBODY),
     ("healthcheck", NOBODY),
     ("spill list", OPERATOR),
     ("spill replay", OPERATOR),
@@ -72,7 +75,7 @@ pub(crate) const COMMANDS: &[(&str, &[Role])] = &[
 /// Every command, as the program defines them.
 pub(crate) fn leaves() -> BTreeSet<String> {
     fn below(command: &clap::Command, path: &str, found: &mut BTreeSet<String>) {
-        if command.get_subcommands().next().is_none() {
+        if command.get_subcommands().next().is_none() || path.trim() == "agent" {
             found.insert(path.trim().to_owned());
         }
         for command in command.get_subcommands() {
@@ -144,10 +147,11 @@ impl World {
     }
 
     /// One for each role, in the order of [`Role::ALL`].
-    pub(crate) async fn gates(&self) -> [Gate; 4] {
+    pub(crate) async fn gates(&self) -> [Gate; 5] {
         [
             Gate::of(self, Role::Daemon, &["--cluster", "fleet"]).await,
             Gate::of(self, Role::Reader, &[]).await,
+            Gate::of(self, Role::Agent, &[]).await,
             Gate::of(self, Role::Operator, &["--create-table"]).await,
             Gate::of(self, Role::KeyAdministrator, &[]).await,
         ]
@@ -207,6 +211,16 @@ impl World {
         })
         .await;
         daemon
+    }
+
+    /// `perennial agent`, and where it answers.
+    pub(crate) async fn token_agent(&self, gate: &Gate) -> (Process, String) {
+        self.performed.lock().expect("nobody panicked").insert(("agent".into(), gate.name().to_owned()));
+        let settings =
+            [("PERENNIAL__AGENT__ADDRESS", "127.0.0.1:0"), ("PERENNIAL__AGENT__REJECTION_INTERVAL", "10s")];
+        let agent = self.deployment.start(&["agent"], &[&gate.variables()[..], &settings].concat()).await;
+        let url = crate::support::agent_url(&agent).await;
+        (agent, url)
     }
 
     /// What the readers of the examples print.

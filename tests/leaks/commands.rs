@@ -17,6 +17,7 @@ const RUNS: &[(&str, &[&str])] = &[
     ("table check", &[]),
     ("run", &["--once", "--max-wait", "1s"]),
     ("get", &["good"]),
+    ("agent key", &["reader"]),
     ("status", &[]),
     ("fleet", &[]),
     ("top", &["--once"]),

@@ -212,6 +212,15 @@ impl Deployment {
         .await
     }
 
+    /// Starts another command that runs until it is stopped.
+    pub(crate) async fn start(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
+        Process::start(&binary(), arguments, |command| {
+            self.settle(command);
+            command.envs(variables.iter().copied());
+        })
+        .await
+    }
+
     /// The table, beside whoever else uses it.
     pub(crate) async fn store(&self) -> DynamoStore {
         match &self.table {
@@ -235,6 +244,16 @@ impl Deployment {
             Table::Embedded => "client-credentials",
         }
     }
+}
+
+/// Where an agent answers.
+pub(crate) async fn agent_url(agent: &Process) -> String {
+    wait_for(Duration::from_secs(60), "the agent's address", async || {
+        let lines = log_lines(&agent.errors());
+        let line = lines.iter().find(|line| line["message"] == "answering")?;
+        Some(format!("http://{}", line["places"].as_str()?.split('"').nth(1)?))
+    })
+    .await
 }
 
 /// A client's partition, as it stands in the table.

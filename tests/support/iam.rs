@@ -218,7 +218,15 @@ fn of_dynamodb(operation: &str, body: &Value, home: &str) -> Vec<Need> {
             let place = if body["Key"].is_object() { &body["Key"] } else { &body["Item"] };
             let need = Need::new(&format!("dynamodb:{operation}"), &resource);
             let need = need.with("dynamodb:LeadingKeys", partition(place));
-            vec![if ["GetItem", "Query", "Scan"].contains(&operation) { reading(need, body) } else { need }]
+            vec![match operation {
+                "GetItem" | "Query" | "Scan" => reading(need, body),
+                // Whatever stands in its expressions; every name of ours is a placeholder there.
+                "UpdateItem" => {
+                    let names = body["ExpressionAttributeNames"].as_object().into_iter().flatten();
+                    need.with("dynamodb:Attributes", names.map(|(_, name)| text(name)))
+                }
+                _ => need,
+            }]
         }
     }
 }

@@ -32,7 +32,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) use canaries::Canaries;
-pub(crate) use daemon::{Deployment, NewClient, health_url, snapshot};
+pub(crate) use daemon::{Deployment, NewClient, agent_url, health_url, snapshot};
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use ecs::{EcsAgent, Mood, TASK};
 pub(crate) use front::{ACCESS_DENIED, Call, EXPIRED_CREDENTIALS, Front, Refusal, THROTTLED};

@@ -216,7 +216,7 @@ pub(super) fn shard_query(query: &ShardQuery) -> Asked {
 /// Renders a read of some items.
 pub(super) fn batch(keys: &[&Key], view: View) -> Result<KeysAndAttributes, BuildError> {
     let asked = KeysAndAttributes::builder()
-        .consistent_read(view != View::Glance)
+        .consistent_read(!view.is_eventual())
         .set_keys(Some(keys.iter().map(|key| encode_key(key)).collect()));
     let Some(names) = view.names() else { return asked.build() };
     let mut terms = Terms::default();

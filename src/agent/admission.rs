@@ -1,0 +1,86 @@
+//! What is not answered, whoever asks: requests that came another way than from a program of this machine.
+//!
+//! A proxy of any kind, a browser, or a name of somebody else's that leads to 127.0.0.1 (DNS rebinding) puts requests
+//! on a loopback port that nobody on this machine meant to send (server-side request forgery). Each leaves a trace in
+//! the request itself.
+
+use http::header::{FORWARDED, HOST, HeaderName, ORIGIN, VIA};
+use http::request::Parts;
+use http::uri::Authority;
+
+use super::problem::Problem;
+
+/// Refuses a request that was forwarded, or meant for another host.
+pub(super) fn admit(request: &Parts, is_local: bool) -> Result<(), Problem> {
+    if request.uri.authority().is_some() || request.uri.scheme().is_some() {
+        return Err(Problem::ForwardedRequest("an absolute-form target"));
+    }
+    let mut hosts = 0;
+    for (name, value) in &request.headers {
+        if let Some(trace) = trace(name) {
+            return Err(Problem::ForwardedRequest(trace));
+        }
+        if name == HOST {
+            hosts += 1;
+            let here =
+                value.to_str().ok().and_then(|host| host.parse().ok()).is_some_and(|host| is_here(&host));
+            if is_local && !here {
+                return Err(Problem::AnotherHost);
+            }
+        }
+    }
+    if hosts > 1 { Err(Problem::AnotherHost) } else { Ok(()) }
+}
+
+fn trace(name: &HeaderName) -> Option<&'static str> {
+    match name.as_str() {
+        "x-forwarded-for" => Some("X-Forwarded-For"),
+        _ if name == FORWARDED => Some("Forwarded"),
+        _ if name == VIA => Some("Via"),
+        _ if name == ORIGIN => Some("Origin"),
+        name if name.starts_with("sec-fetch-") => Some("Sec-Fetch-*"),
+        _ => None,
+    }
+}
+
+fn is_here(authority: &Authority) -> bool {
+    let text = authority.as_str();
+    if text.contains('@') {
+        return false;
+    }
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<std::net::IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn admitted(target: &str, headers: &[(&str, &str)]) -> bool {
+        let request =
+            headers.iter().fold(Request::get(target), |request, (name, value)| request.header(*name, *value));
+        admit(&request.body(()).expect("a request").into_parts().0, true).is_ok()
+    }
+
+    #[test]
+    fn what_was_forwarded_or_meant_for_another_host_is_refused() {
+        for host in ["127.0.0.1:2774", "localhost:2774", "[::1]:2774", "127.0.0.2", "LOCALHOST"] {
+            assert!(admitted("/v1/token/a", &[("host", host), ("user-agent", "x")]), "{host}");
+        }
+        assert!(admitted("/v1/token/a", &[]), "HTTP/1.0 names no host");
+        for host in ["evil.example", "localhost.evil.example", "10.0.0.1", "x@127.0.0.1", "", "127.0.0.1:x:y"]
+        {
+            assert!(!admitted("/v1/token/a", &[("host", host)]), "{host}");
+        }
+        assert!(!admitted("/v1/token/a", &[("host", "localhost"), ("host", "localhost")]));
+        for trace in ["X-Forwarded-For", "Forwarded", "Via", "Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode"] {
+            assert!(!admitted("/v1/token/a", &[("host", "localhost"), (trace, "x")]), "{trace}");
+        }
+        assert!(!admitted("http://127.0.0.1/v1/token/a", &[("host", "127.0.0.1")]));
+    }
+}

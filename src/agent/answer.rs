@@ -1,0 +1,326 @@
+//! Answers: a token in its forms, and everything else.
+//!
+//! Whoever asks gets a token a million times for each time that it changes: what is written here is written by hand, into
+//! one buffer that is zeroized when the connection has sent it.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{
+    AGE, ALLOW, CACHE_CONTROL, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{Response, StatusCode};
+use http_body_util::Full;
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::problem::{Problem, seconds};
+use crate::client::ClientId;
+use crate::reader::{AccessToken, Served};
+use crate::record::Gen;
+
+/// What hyper sends.
+pub(super) type Answer = Response<Full<Bytes>>;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
+/// Longer than this nobody else should keep a token without asking.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// How a token is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    Text,
+}
+
+/// A token; or, where the asker has it already, the news that it is still good.
+pub(super) fn token(
+    id: &ClientId,
+    served: &Served,
+    form: Form,
+    asked: &HeaderMap,
+    waited: Option<Duration>,
+) -> Answer {
+    let token = served.token();
+    let tag = tag(token);
+    let known = asked.get(IF_NONE_MATCH).is_some_and(|tags| names(tags.as_bytes(), tag.as_bytes()));
+    let (body, content_type) = match form {
+        _ if known => (Bytes::new(), None),
+        Form::Json => (secret(token_json(id, served)), Some(JSON)),
+        Form::Text => (secret(token.secret.expose().to_owned()), Some(TEXT)),
+    };
+    let mut answer = Response::new(Full::new(body));
+    if known {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+    }
+    let headers = answer.headers_mut();
+    if let Some(content_type) = content_type {
+        headers.insert(CONTENT_TYPE, content_type);
+    }
+    headers.insert(ETAG, value(tag));
+    headers.insert(AGE, HeaderValue::from(served.age.as_secs()));
+    headers.insert(CACHE_CONTROL, cache_control(served));
+    headers.insert(SERVER_TIMING, timing(waited));
+    answer
+}
+
+/// Every member of a token's JSON, in one place. Strings of providers are escaped.
+pub(super) fn token_json(id: &ClientId, served: &Served) -> String {
+    let token = served.token();
+    let kind = scheme(token);
+    let text = token.secret.expose();
+    let mut out = String::with_capacity(2 * text.len() + 512);
+    out.push_str("{\"client\":");
+    quote(&mut out, id.as_str());
+    out.push_str(",\"access_token\":");
+    quote(&mut out, text);
+    out.push_str(",\"token_type\":");
+    quote(&mut out, kind);
+    out.push_str(",\"authorization\":\"");
+    escape(&mut out, kind);
+    out.push(' ');
+    escape(&mut out, text);
+    out.push_str("\",\"scope\":");
+    match &token.scope {
+        Some(scope) => quote(&mut out, scope),
+        None => out.push_str("null"),
+    }
+    // Writing to a string cannot fail.
+    let _infallible = write!(
+        out,
+        ",\"expires_at\":{},\"expires_in\":{},\"refresh_after\":{},\"generation\":{},\"stale\":{}}}",
+        token.expires_at.as_secs(),
+        served.remaining.as_secs(),
+        token.refresh_at.unwrap_or(token.expires_at).as_secs(),
+        token.generation,
+        served.stale,
+    );
+    out
+}
+
+/// As HTTP spells it (RFC 6750): providers write `bearer` and `BEARER`, and some servers mind.
+fn scheme(token: &AccessToken) -> &str {
+    match token.token_type.as_deref() {
+        None => "Bearer",
+        Some(kind) if kind.eq_ignore_ascii_case("bearer") => "Bearer",
+        Some(kind) => kind,
+    }
+}
+
+fn quote(out: &mut String, text: &str) {
+    out.push('"');
+    escape(out, text);
+    out.push('"');
+}
+
+/// RFC 8259 section 7.
+fn escape(out: &mut String, text: &str) {
+    let plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    if text.bytes().all(plain) {
+        out.push_str(text);
+        return;
+    }
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            control if u32::from(control) < 0x20 => {
+                let _infallible = write!(out, "\\u{:04x}", u32::from(control));
+            }
+            other => out.push(other),
+        }
+    }
+}
+
+/// Zeroized once it has been sent.
+fn secret(text: String) -> Bytes {
+    Bytes::from_owner(Zeroizing::new(text.into_bytes()))
+}
+
+/// A generation never comes again, whatever becomes of a client.
+fn tag(token: &AccessToken) -> String {
+    format!("W/\"{}\"", token.generation)
+}
+
+/// RFC 9110 section 13.1.2: weak comparison, a list, or `*`.
+fn names(tags: &[u8], tag: &[u8]) -> bool {
+    let opaque = tag.strip_prefix(b"W/").unwrap_or(tag);
+    tags.split(|byte| *byte == b',')
+        .map(<[u8]>::trim_ascii)
+        .any(|one| one == b"*" || one.strip_prefix(b"W/").unwrap_or(one) == opaque)
+}
+
+fn cache_control(served: &Served) -> HeaderValue {
+    let keep = if served.stale { 0 } else { served.remaining.min(KEPT).as_secs() };
+    value(format!("private, max-age={keep}, must-revalidate"))
+}
+
+fn timing(waited: Option<Duration>) -> HeaderValue {
+    match waited {
+        None => HeaderValue::from_static("cache;desc=hit"),
+        Some(waited) => value(format!("cache;desc=miss, table;dur={}", waited.as_millis())),
+    }
+}
+
+fn value(text: String) -> HeaderValue {
+    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// A problem.
+pub(super) fn problem(problem: &Problem) -> Answer {
+    let told = problem.told();
+    let mut answer = json_answer(told.status, &Problem::body(&told));
+    let headers = answer.headers_mut();
+    headers.insert(CONTENT_TYPE, PROBLEM);
+    if let Some(wait) = told.retry_after {
+        headers.insert(RETRY_AFTER, HeaderValue::from(seconds(wait)));
+    }
+    match problem {
+        Problem::NoKey | Problem::UnknownKey => {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"perennial\""));
+        }
+        Problem::Method(allowed) => {
+            headers.insert(ALLOW, HeaderValue::from_static(allowed));
+        }
+        _ => {}
+    }
+    answer
+}
+
+/// Nothing has changed.
+pub(super) fn not_modified() -> Answer {
+    let mut answer = Response::new(Full::default());
+    *answer.status_mut() = StatusCode::NOT_MODIFIED;
+    answer
+}
+
+/// What was rejected is not the stored token any more.
+pub(super) fn superseded(generation: Gen) -> Answer {
+    json_answer(StatusCode::OK, &json!({ "status": "superseded", "generation": generation.0 }))
+}
+
+/// Another token is being obtained: ask for what comes after this generation.
+pub(super) fn refreshing(generation: Gen) -> Answer {
+    json_answer(StatusCode::ACCEPTED, &json!({ "status": "refreshing", "generation": generation.0 }))
+}
+
+/// Many at once, each with a status of its own.
+pub(super) fn batch(items: &[(String, Result<String, Problem>)]) -> Answer {
+    let tokens: Vec<_> = items.iter().map(|(id, item)| Zeroizing::new(in_batch(id, item))).collect();
+    let parts: Vec<_> = tokens.iter().map(|text| text.as_str()).collect();
+    let mut answer = Response::new(Full::new(secret(format!("{{\"tokens\":[{}]}}\n", parts.join(",")))));
+    answer.headers_mut().insert(CONTENT_TYPE, JSON);
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn in_batch(id: &str, item: &Result<String, Problem>) -> String {
+    match item {
+        Ok(token) => format!("{{\"client\":{},\"status\":200,\"token\":{token}}}", json!(id)),
+        Err(problem) => {
+            let told = problem.told();
+            let status = told.status.as_u16();
+            json!({ "client": id, "status": status, "problem": Problem::body(&told) }).to_string()
+        }
+    }
+}
+
+/// Any JSON. Nobody keeps it.
+pub(super) fn json_answer(status: StatusCode, body: &serde_json::Value) -> Answer {
+    let mut answer = Response::new(Full::new(secret(format!("{body}\n"))));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, JSON);
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// A few words, or numbers.
+pub(super) fn text(body: String, content_type: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::reader::{Sighting, Standing};
+    use crate::record::Gen;
+    use crate::secret::Secret;
+    use crate::time::{Moment, Timestamp};
+
+    fn served(secret: &str, kind: Option<&str>) -> Served {
+        let token = AccessToken {
+            secret: Secret::new(secret),
+            token_type: kind.map(Into::into),
+            scope: Some("a \"b\"".into()),
+            expires_at: Timestamp::from_secs(1_700_003_600),
+            refresh_at: Some(Timestamp::from_secs(1_700_003_240)),
+            stored_at: None,
+            generation: Gen(7),
+        };
+        let sighting = Sighting {
+            token: Some(token),
+            standing: Standing::Kept,
+            overlap: None,
+            seen: Moment::default(),
+            seen_at: Timestamp::EPOCH,
+        };
+        let (remaining, age) = (Duration::from_millis(90_900), Duration::from_secs(3));
+        Served { sighting: Arc::new(sighting), remaining, age, stale: false }
+    }
+
+    fn id() -> ClientId {
+        ClientId::new("acme").expect("an id")
+    }
+
+    #[test]
+    fn a_token_in_json_is_json_whatever_the_provider_writes() {
+        for nasty in ["plain", "q\"uo\\te", "new\nline\u{1}", "ü\u{2028}"] {
+            let text = token_json(&id(), &served(nasty, Some("bearer")));
+            let read: serde_json::Value = serde_json::from_str(&text).expect(&text);
+            assert_eq!(read["access_token"], nasty);
+            assert_eq!(read["authorization"], format!("Bearer {nasty}"));
+            assert_eq!((&read["scope"], &read["token_type"]), (&"a \"b\"".into(), &"Bearer".into()));
+            assert_eq!((&read["expires_in"], &read["generation"]), (&90.into(), &7.into()));
+            assert_eq!(read["expires_at"], 1_700_003_600);
+            assert_eq!(read["refresh_after"], 1_700_003_240);
+        }
+        let mac: serde_json::Value =
+            serde_json::from_str(&token_json(&id(), &served("a", Some("MAC")))).expect("JSON");
+        assert_eq!(mac["authorization"], "MAC a");
+    }
+
+    #[test]
+    fn whoever_has_the_generation_is_told_so() {
+        let status = |tags: &'static str| {
+            let asked = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static(tags))]);
+            token(&id(), &served("a", None), Form::Json, &asked, None).status()
+        };
+        for same in ["W/\"7\"", "\"7\"", "\"6\", W/\"7\"", "*"] {
+            assert_eq!(status(same), StatusCode::NOT_MODIFIED, "{same}");
+        }
+        for other in ["\"6\"", "W/\"77\"", "7", ""] {
+            assert_eq!(status(other), StatusCode::OK, "{other}");
+        }
+    }
+
+    #[test]
+    fn headers_say_how_old_it_is_and_how_long_to_keep_it() {
+        let answer = token(&id(), &served("a", None), Form::Text, &HeaderMap::new(), None);
+        let header = |name: HeaderName| answer.headers()[name].to_str().expect("text").to_owned();
+        assert_eq!(header(AGE), "3");
+        assert_eq!(header(CACHE_CONTROL), "private, max-age=60, must-revalidate");
+        assert_eq!(header(CONTENT_TYPE), "text/plain; charset=utf-8");
+        let stale = Served { stale: true, ..served("a", None) };
+        let answer = token(&id(), &stale, Form::Text, &HeaderMap::new(), None);
+        assert_eq!(answer.headers()[CACHE_CONTROL], "private, max-age=0, must-revalidate");
+    }
+}

@@ -1,0 +1,236 @@
+//! `perennial agent`: tokens for the programs of this machine; and keys for whoever reads them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use arc_swap::ArcSwap;
+use clap::{Args, Subcommand};
+use serde_json::json;
+use tracing::{error, info, warn};
+
+use super::meter::Meter;
+use super::{App, UsageError, output};
+use crate::agent::{self, Keys, Socket, keys};
+use crate::config::{Config, Profile};
+use crate::reader::{self, Overlaps, Reader};
+use crate::shutdown::Shutdown;
+use crate::store::{DynamoVault, Role};
+use crate::telemetry::{self, Logs};
+use crate::time::Clock;
+
+/// How often the file of keys is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long requests under way may go on after the signal to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// No file of keys is larger, in bytes.
+const LARGEST: u64 = 1 << 20;
+
+/// Give the programs of this machine their tokens, over HTTP on loopback, until SIGTERM or SIGINT.
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "\
+Example:
+  perennial agent &
+  curl -s -H \"Authorization: Bearer $READER_KEY\" http://127.0.0.1:2774/v1/token/acme-crm | jq -r .authorization"
+)]
+pub(super) struct Agent {
+    #[command(subcommand)]
+    command: Option<AgentCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum AgentCommand {
+    Key(NewKey),
+}
+
+/// Make a key for a reader: it is printed once, and its entry for agent.keys_file beside it.
+#[derive(Debug, Args)]
+struct NewKey {
+    /// The reader's name, as the log will tell it.
+    #[arg(value_name = "READER", value_parser = reader_name)]
+    name: String,
+    /// The clients whose tokens it may read, with * for any characters.
+    #[arg(long, value_name = "PATTERN", default_value = "*")]
+    clients: Vec<String>,
+    /// Print both as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Agent {
+    pub(super) async fn run(&self, app: &App) -> anyhow::Result<ExitCode> {
+        match &self.command {
+            Some(AgentCommand::Key(command)) => command.run(),
+            None => serve(app).await,
+        }
+    }
+}
+
+impl NewKey {
+    fn run(&self) -> anyhow::Result<ExitCode> {
+        for pattern in &self.clients {
+            let known = keys::Pattern::new(pattern).is_some();
+            known.then_some(()).ok_or_else(|| {
+                UsageError(format!("--clients {pattern:?} fits no client: use A-Z a-z 0-9 . _ : @ - and *"))
+            })?;
+        }
+        let key = keys::new_key();
+        let digest = keys::digest_of(key.expose());
+        if self.json {
+            output::json(&json!({
+                "reader": self.name, "key": key.expose(), "key_sha256": digest, "clients": self.clients,
+            }))?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        output::note(format_args!(
+            "# for agent.keys_file; the key itself is on standard output, and nowhere else:\n[readers.{}]\n\
+             key_sha256 = [{digest:?}]\nclients = {:?}",
+            self.name, self.clients
+        ));
+        output::line(key.expose())?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn reader_name(text: &str) -> Result<String, String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    let fits = (1..=64).contains(&text.len()) && text.bytes().all(allowed);
+    fits.then(|| text.to_owned()).ok_or_else(|| "use 1 to 64 characters of A-Z a-z 0-9 _ -".to_owned())
+}
+
+async fn serve(app: &App) -> anyhow::Result<ExitCode> {
+    let config = app.config();
+    let Logs { lines, .. } = telemetry::init(&config.log)?;
+    let meter = Meter::install(&config.metrics, lines)?;
+    let shutdown = Shutdown::listen().context("installing signal handlers")?;
+    let keys = keys_of(config)?;
+    let sockets = sockets(config).await?;
+    let places: Vec<_> = sockets.iter().map(Socket::place).collect();
+    let store = app.store_for(Role::Reader).await?;
+    let agent = Arc::new(agent_for(app, store, keys.clone(), &meter));
+    info!(version = env!("CARGO_PKG_VERSION"), ?places, "answering");
+    let watching = keys
+        .zip(config.agent.keys_file.clone())
+        .map(|(keys, file)| tokio::spawn(follow(file, keys, app.clock())));
+    let measured = Arc::clone(&agent);
+    let metering = meter.start(app.clock(), move || measured.measure());
+    let mut serving = tokio::spawn(agent.serve(sockets, shutdown.drain.clone()));
+    let clock = app.clock();
+    let ended = tokio::select! {
+        ended = &mut serving => ended.map_err(|error| anyhow!("the agent ended: {error}")),
+        () = late(&shutdown, clock.as_ref()) => {
+            warn!("requests are under way still: leaving them");
+            Ok(())
+        }
+    };
+    metering.abort();
+    watching.inspect(tokio::task::JoinHandle::abort);
+    meter.finish();
+    ended.map(|()| ExitCode::SUCCESS)
+}
+
+/// The second signal, or the drain's end.
+async fn late(shutdown: &Shutdown, clock: &dyn Clock) {
+    shutdown.drain.cancelled().await;
+    tokio::select! {
+        () = shutdown.now.cancelled() => {}
+        () = clock.sleep(DRAIN) => {}
+    }
+}
+
+fn agent_for(
+    app: &App,
+    store: DynamoVault,
+    keys: Option<Arc<ArcSwap<Keys>>>,
+    meter: &Meter,
+) -> agent::Agent<DynamoVault> {
+    let own = &app.config().agent;
+    let settings = reader::Settings {
+        clients: own.clients,
+        max_age: own.max_age,
+        idle: own.idle,
+        ..reader::Settings::default()
+    };
+    let vitals = Arc::clone(store.vitals());
+    let reader = Reader::new(store.clone(), vitals, app.clock(), overlaps(app.config()), settings);
+    let settings = agent::Settings {
+        max_wait: own.max_wait,
+        connections: own.connections,
+        waiting: own.waiting,
+        rejection_interval: own.rejections.then_some(own.rejection_interval),
+    };
+    agent::Agent::new(reader, store, app.clock(), keys, Some(meter.exporter()), settings)
+}
+
+fn overlaps(config: &Config) -> Box<Overlaps> {
+    let providers = config.providers.clone();
+    Box::new(move |name: &str| providers.get(name).and_then(|provider| provider.overlap))
+}
+
+async fn sockets(config: &Config) -> anyhow::Result<Vec<Socket>> {
+    let own = &config.agent;
+    let mut sockets = vec![Socket::tcp(own.address).await?];
+    if let Some(path) = &own.socket {
+        let mut users = own.socket_users.clone();
+        users.push(rustix::process::geteuid().as_raw());
+        sockets.push(Socket::unix(path, users)?);
+    }
+    Ok(sockets)
+}
+
+/// The readers that there are; `None` where anybody on this machine may read.
+fn keys_of(config: &Config) -> anyhow::Result<Option<Arc<ArcSwap<Keys>>>> {
+    let Some(file) = &config.agent.keys_file else {
+        if config.profile == Profile::Production {
+            return Err(UsageError(
+                "agent.keys_file is not set: under the production profile every reader needs a key; make one with \
+                 `perennial agent key READER`"
+                    .into(),
+            )
+            .into());
+        }
+        warn!("no agent.keys_file is set: every process of this machine may read every token");
+        return Ok(None);
+    };
+    let (_, keys) =
+        read(file).map_err(|why| UsageError(format!("agent.keys_file, {}: {why}", file.display())))?;
+    info!(readers = keys.len(), "readers' keys are read");
+    Ok(Some(Arc::new(ArcSwap::from_pointee(keys))))
+}
+
+fn read(file: &Path) -> Result<(String, Keys), String> {
+    let found = fs::metadata(file).map_err(|error| error.to_string())?;
+    if !found.is_file() || found.len() > LARGEST {
+        return Err("is no file of at most 1 MiB".into());
+    }
+    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
+    let keys = Keys::parse(&text).map_err(|error| error.to_string())?;
+    Ok((text, keys))
+}
+
+/// Takes up what changes in the file. What cannot be understood changes nothing.
+async fn follow(file: PathBuf, keys: Arc<ArcSwap<Keys>>, clock: Arc<dyn Clock>) {
+    let (mut seen, mut taken) = (String::new(), fs::read_to_string(&file).unwrap_or_default());
+    loop {
+        clock.sleep(LOOK).await;
+        let Ok(text) = fs::read_to_string(&file) else { continue };
+        // What is still being written is left until it rests.
+        if text == taken || text != seen {
+            seen = text;
+            continue;
+        }
+        match read(&file) {
+            Ok((_, new)) => {
+                info!(readers = new.len(), "readers' keys are read again");
+                keys.store(Arc::new(new));
+            }
+            Err(why) => error!(alarm = "reload", %why, "readers' keys stay as they were"),
+        }
+        taken.clone_from(&seen);
+    }
+}
