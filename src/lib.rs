@@ -34,6 +34,7 @@ pub mod seal;
 pub mod seclusion;
 pub mod secret;
 pub mod secrets;
+pub mod shown;
 pub mod shutdown;
 pub mod spill;
 pub mod store;
