@@ -180,7 +180,7 @@ impl<S: Store> Registrar<'_, S> {
                     refuse("its grant is gone: it needs `perennial clients import-token`")
                 }
                 Some(Standing::Held) => refuse("it is held in doubt: it needs `perennial clients resolve`"),
-                _ if client.refresh_now.is_some_and(|asked| asked >= stored) => Ok(None),
+                _ if client.refresh_now == Some(stored) => Ok(None),
                 _ => Ok(Some(registry::refresh_now(client, stored, self.clock.now()))),
             }
         })

@@ -8,6 +8,7 @@ use super::error::Fault;
 use super::kind::Kind;
 use super::reload::{self, Reload};
 use super::spelling::distance;
+use crate::plan::LONGEST_LEASE;
 
 /// A key. A `*` in its path stands for a name that the operator chooses.
 pub(super) struct Key {
@@ -237,7 +238,7 @@ pub(super) static KEYS: &[Key] = &[
     ),
     key(
         "refresh.lease",
-        between(secs(1), secs(900)),
+        between(secs(1), LONGEST_LEASE),
         Is("90s"),
         "How long one attempt may take. More than `window` + the longest `request_timeout` + `commit_budget`.",
     ),

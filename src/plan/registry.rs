@@ -231,7 +231,8 @@ pub fn outside_write(
         return Err(Refusal::NotRegistered(id.clone()));
     };
     tokens.fit(client.map_or(registered, |(client, _)| client))?;
-    let generation = lease.generation.next();
+    // Above what stands there, whoever has numbered it: this is how an operator ends another tool's mischief.
+    let generation = lease.generation.max(read.tok_gen()).next();
     let revived = vec![
         Assignment::Set(attr::GEN, Value::N(generation.0)),
         Assignment::Set(attr::ST, Value::S(State::Idle.as_str().to_owned())),
