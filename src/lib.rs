@@ -16,6 +16,8 @@ pub mod client;
 pub mod config;
 pub mod ecs;
 pub mod entropy;
+#[doc(hidden)]
+pub mod entry;
 pub mod fleet;
 pub mod health;
 pub mod iam;
