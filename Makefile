@@ -12,8 +12,10 @@ CARGO ?= cargo
 ARGS ?=
 # How many storms `make sim` lives through.
 SEEDS ?= 1000
+# How long `make fuzz` stays with each entry.
+SECONDS ?= 600
 
-.PHONY: help demo test sim model chaos drills idle check bench image compose-test run-as-ecs footprint deploy-check clean-parts
+.PHONY: help demo test sim model chaos drills idle fuzz check sbom bench image compose-test run-as-ecs footprint deploy-check clean-parts
 
 help: ## List these targets
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -58,6 +60,10 @@ drills: ## Rehearse bad days with the real daemon: outages, clock steps, throttl
 	@$(CARGO) build --locked --bins --example strict-provider --example drills
 	@target/debug/examples/drills $(ARGS)
 
+# Needs a nightly toolchain and cargo-fuzz. What is found is added to fuzz/corpus, which `make test` replays.
+fuzz: ## Fuzz what strangers may send, each entry for SECONDS
+	@scripts/fuzz.sh $(SECONDS) $(ARGS)
+
 check: ## Check format, lints, docs, and dependencies
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
@@ -65,6 +71,9 @@ check: ## Check format, lints, docs, and dependencies
 	RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps
 	scripts/one-tls-stack.sh
 	scripts/deny.sh
+
+sbom: ## Write the bill of materials of the production build, and hold it to the dependency tree
+	@scripts/sbom.sh
 
 image: ## Build the container image and hold it to its size
 	@scripts/image.sh $(ARGS)

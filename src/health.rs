@@ -18,6 +18,7 @@ use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderName, StatusCode};
 use axum::routing::get;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -195,13 +196,26 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 /// None in practice: accepting is tried again.
 pub async fn serve(listener: TcpListener, health: Arc<Health>) -> io::Result<()> {
     let clock = Arc::clone(&health.clock);
-    let app = Router::new()
+    server::serve(listener, router(health), clock).await
+}
+
+/// Answers one connection as [`serve`] does; `is_local` where this machine alone can reach it.
+pub(crate) async fn answer_stream(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    is_local: bool,
+    health: Arc<Health>,
+) {
+    let clock = Arc::clone(&health.clock);
+    server::connection(stream, server::guarded(router(health), is_local), clock).await;
+}
+
+fn router(health: Arc<Health>) -> Router {
+    Router::new()
         .route("/healthz", get(|State(health): State<Arc<Health>>| async move { answer(&health.liveness()) }))
         .route("/readyz", get(|State(health): State<Arc<Health>>| async move { answer(&health.readiness()) }))
         .route("/metrics", get(|State(health): State<Arc<Health>>| async move { scrape(&health) }))
         .route("/status", get(|State(health): State<Arc<Health>>| async move { status(&health) }))
-        .with_state(health);
-    server::serve(listener, app, clock).await
+        .with_state(health)
 }
 
 /// Prometheus's text format: "Text-based format" in its documentation of exposition formats.

@@ -17,6 +17,8 @@ pub mod client;
 pub mod config;
 pub mod ecs;
 pub mod entropy;
+#[doc(hidden)]
+pub mod entry;
 pub mod fleet;
 pub mod health;
 pub mod iam;
@@ -36,6 +38,7 @@ pub mod seal;
 pub mod seclusion;
 pub mod secret;
 pub mod secrets;
+pub mod shown;
 pub mod shutdown;
 pub mod spill;
 pub mod store;

@@ -23,4 +23,4 @@ pub mod schedule;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use policy::{Backoff, BreakerPolicy, LeaseTooShort, Lifetimes, Timing};
+pub use policy::{Backoff, BreakerPolicy, LONGEST_LEASE, LeaseTooShort, Lifetimes, Timing};

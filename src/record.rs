@@ -17,7 +17,13 @@ use crate::client::reference::InvalidRef;
 use crate::client::{Binding, Client, ClientId};
 use crate::item::{Item, Key, Value, attr};
 use crate::secret::Secret;
+use crate::shown;
 use crate::time::Timestamp;
+
+/// How much of an item's name is said, in characters. A client's fits, a stranger's may be of a kilobyte.
+const LONGEST_NAME: usize = 200;
+/// How much is said of what is wrong, in characters: values are of up to 400 KB.
+const LONGEST_PROBLEM: usize = 160;
 
 /// The fencing number: grows by one with every acquire and every outside write, and never restarts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,6 +34,9 @@ impl Gen {
     pub const NONE: Self = Self(-1);
     /// The generation of a client that was never registered before.
     pub const FIRST: Self = Self(0);
+    /// Beyond this a number is no generation: nobody has counted so far, and near the end of 64 bits it would cease to
+    /// grow. Every reader's language is exact up to here.
+    pub const MOST: Self = Self(1 << 53);
 
     /// The next one.
     #[must_use]
@@ -342,7 +351,7 @@ pub fn decode_lease(id: &ClientId, item: &Item) -> Result<Lease, Malformed> {
     let count = |number: i64| u32::try_from(number.max(0)).unwrap_or(u32::MAX);
     let sends = count(read.number(attr::DBT_SENDS)?.unwrap_or(0));
     Ok(Lease {
-        generation: Gen(read.required(attr::GEN, Reader::number)?),
+        generation: read.required(attr::GEN, |read, name| read.generation(name, Gen::FIRST))?,
         state: State::parse(&read.required(attr::ST, Reader::string)?),
         owner: read.string(attr::OWN)?,
         lease_ms: read.number(attr::LEASE_MS)?.unwrap_or(0),
@@ -365,7 +374,7 @@ fn decode_token(id: &ClientId, item: &Item) -> Result<Token, Malformed> {
         expires_at: Timestamp::from_secs(read.number(attr::EXPIRES_AT)?.unwrap_or(0)),
         last_updated: read.string(attr::LAST_UPDATED)?,
         refresh_at: read.number(attr::REFRESH_AT)?.map(Timestamp::from_millis),
-        generation: read.number(attr::TOK_GEN)?.map_or(Gen::NONE, Gen),
+        generation: read.generation(attr::TOK_GEN, Gen::NONE)?.unwrap_or(Gen::NONE),
         binding: read.string(attr::BND)?.map(Binding),
         ttl: read.number(attr::TTL)?.map(Timestamp::from_secs),
     })
@@ -379,10 +388,17 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn bad(&self, attribute: &str, problem: impl Into<String>) -> Malformed {
-        Malformed { item: self.key.to_string(), attribute: attribute.to_owned(), problem: problem.into() }
+        Malformed {
+            item: shown::clipped(&self.key.to_string(), LONGEST_NAME),
+            attribute: attribute.to_owned(),
+            problem: shown::clipped(&problem.into(), LONGEST_PROBLEM),
+        }
     }
 
     fn wrong_type(&self, attribute: &str, value: &Value, wanted: &str) -> Malformed {
+        if value.type_name() == wanted {
+            return self.bad(attribute, "is a number beyond 64 bits");
+        }
         self.bad(attribute, format!("has type {}, needs {wanted}", value.type_name()))
     }
 
@@ -432,6 +448,15 @@ impl Reader<'_> {
             Some(Value::N(number)) => Ok(Some(*number)),
             Some(other) => Err(self.wrong_type(attribute, other, "N")),
         }
+    }
+
+    fn generation(&self, attribute: &str, least: Gen) -> Result<Option<Gen>, Malformed> {
+        let Some(number) = self.number(attribute)? else { return Ok(None) };
+        let generation = Gen(number);
+        if (least..=Gen::MOST).contains(&generation) {
+            return Ok(Some(generation));
+        }
+        Err(self.bad(attribute, format!("is {number}, and generations are from {least} to {}", Gen::MOST)))
     }
 
     fn bool(&self, attribute: &str) -> Result<Option<bool>, Malformed> {

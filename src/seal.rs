@@ -19,6 +19,7 @@ pub use self::ring::{Family, Keeping, KeyName, KeyRecord, KeySource, KeyState, R
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
+use crate::shown;
 use crate::time::Timestamp;
 
 /// What the encryption context of every request to KMS calls its purpose.
@@ -125,7 +126,7 @@ impl LocalKeys {
 
     fn find(&self, kid: &str) -> Result<Key, SealError> {
         let key = self.0.iter().find(|key| key.id == kid);
-        key.cloned().ok_or_else(|| SealError::UnknownKey(kid.chars().take(64).collect()))
+        key.cloned().ok_or_else(|| SealError::UnknownKey(shown::clipped(kid, 64)))
     }
 }
 

@@ -8,7 +8,7 @@ mod capacity;
 mod dynamo;
 #[cfg(feature = "embedded")]
 mod embedded;
-mod item;
+pub(crate) mod item;
 pub mod memory;
 mod reseal;
 mod rules;

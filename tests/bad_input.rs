@@ -7,5 +7,6 @@ mod bad_input {
     pub(crate) mod configuration;
     pub(crate) mod items;
     pub(crate) mod provider;
+    pub(crate) mod strangers;
     pub(crate) mod table;
 }

@@ -33,7 +33,7 @@ impl Fleet {
         let store = app.store().await?;
         let muster = Muster::read(app, &store).await?;
         for problem in &muster.malformed {
-            output::note(format_args!("skipped: {problem}"));
+            output::skipped(problem);
         }
         if !muster.seen.is_empty() && !self.json {
             output::line(muster::header())?;
@@ -42,7 +42,7 @@ impl Fleet {
             if self.json {
                 output::json(&object(seen))?;
             } else {
-                output::line(seen.row(muster.now))?;
+                output::row(seen.row(muster.now))?;
             }
         }
         if muster.seen.is_empty() {
@@ -50,7 +50,7 @@ impl Fleet {
         } else if muster.at_work() == 0 {
             output::note("no task is at work: nobody's token is refreshed");
         }
-        muster.seen.iter().filter_map(|seen| seen.concern(muster.now)).for_each(output::note);
+        muster.seen.iter().filter_map(|seen| seen.concern(muster.now)).for_each(output::concern);
         if !self.json {
             output::line(summary(&muster))?;
         }

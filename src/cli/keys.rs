@@ -116,7 +116,7 @@ async fn list(app: &App, keys: &KmsKeys, options: &List) -> anyhow::Result<()> {
             output::json(&object(&record, false))?;
         } else {
             let KeyRecord { name, state, created, cmk, .. } = &record;
-            output::line(format_args!("{:<44} {:<12} {created}  {cmk}", name.to_string(), state.as_str()))?;
+            output::row(format_args!("{:<44} {:<12} {created}  {cmk}", name.to_string(), state.as_str()))?;
         }
     }
     Ok(())

@@ -139,7 +139,7 @@ impl List {
             match understand(id, partitions.get(id), now) {
                 Ok(Some((client, status))) if self.asks_for(&client, &status) => found.push((client, status)),
                 Ok(_) => {}
-                Err(problem) if name_broken => output::note(format_args!("skipped: {problem}")),
+                Err(problem) if name_broken => output::skipped(problem),
                 Err(_) => {}
             }
         }
@@ -171,7 +171,7 @@ impl Printer {
             output::json(&status.json(&client.id, &client.provider, client.grant, client.paused))?;
         } else {
             self.header()?;
-            output::line(row(
+            output::row(row(
                 client.id.as_str(),
                 &client.provider,
                 client.grant.as_str(),

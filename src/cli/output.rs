@@ -7,6 +7,8 @@ use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 
 use serde::Serialize;
 
+use crate::shown;
+
 /// Nobody reads our output any more.
 #[derive(Clone, Copy, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("the output was closed")]
@@ -14,23 +16,12 @@ pub(super) struct Closed;
 
 /// Prints a line of the result.
 pub(super) fn line(text: impl Display) -> anyhow::Result<()> {
-    raw(format!("{}\n", harmless(&text.to_string())).as_bytes())
+    raw(format!("{}\n", shown::lines(&text.to_string())).as_bytes())
 }
 
-/// A text that a terminal shows and does not obey: whatever comes from the table may have been written by another tool.
-/// Control characters and those that turn the direction of writing are spelt out, as `\u{1b}`.
-fn harmless(text: &str) -> String {
-    let mut spelt = String::with_capacity(text.len());
-    for char in text.chars() {
-        let turns =
-            matches!(char, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if turns || (char.is_control() && !matches!(char, '\n' | '\t')) {
-            spelt.extend(char.escape_unicode());
-        } else {
-            spelt.push(char);
-        }
-    }
-    spelt
+/// Prints a line that holds texts of the table: another tool may have written them, and they get no line of their own.
+pub(super) fn row(text: impl Display) -> anyhow::Result<()> {
+    raw(format!("{}\n", shown::spelt(&text.to_string())).as_bytes())
 }
 
 /// Prints a part of the result as it is.
@@ -54,13 +45,41 @@ pub(super) fn told(text: impl Display) {
 
 /// Prints a line of the result as JSON.
 pub(super) fn json(value: &impl Serialize) -> anyhow::Result<()> {
-    raw(format!("{}\n", serde_json::to_string(value)?).as_bytes())
+    raw(format!("{}\n", plain_json(&serde_json::to_string(value)?)).as_bytes())
+}
+
+/// The same object, in characters that a terminal does not obey. JSON itself spells out no more than those below 0x20.
+fn plain_json(json: &str) -> String {
+    let mut plain = String::with_capacity(json.len());
+    for char in json.chars() {
+        if shown::is_plain(char) {
+            plain.push(char);
+        } else {
+            let units = char
+                .encode_utf16(&mut [0; 2])
+                .iter()
+                .map(|unit| format!("\\u{unit:04x}"))
+                .collect::<String>();
+            plain.push_str(&units);
+        }
+    }
+    plain
 }
 
 /// Prints a message.
 pub(super) fn note(text: impl Display) {
     // Without a stderr there is nobody to tell.
-    drop(writeln!(io::stderr().lock(), "{}", harmless(&text.to_string())));
+    drop(writeln!(io::stderr().lock(), "{}", shown::lines(&text.to_string())));
+}
+
+/// Prints a message that holds texts of the table: on one line.
+pub(super) fn concern(text: impl Display) {
+    note(shown::spelt(&text.to_string()));
+}
+
+/// Prints that something of the table is passed over, and why.
+pub(super) fn skipped(what: impl Display) {
+    concern(format_args!("skipped: {what}"));
 }
 
 /// Asks on the terminal; none where there is none.
@@ -79,12 +98,13 @@ pub(super) fn ask(question: &str) -> io::Result<Option<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::harmless;
+    use super::plain_json;
 
     #[test]
-    fn a_terminal_is_told_nothing_by_the_table() {
-        assert_eq!(harmless("\u{1b}]0;owned\u{7} and \u{9b}2J"), "\\u{1b}]0;owned\\u{7} and \\u{9b}2J");
-        assert_eq!(harmless("\u{202e}gpj.exe"), "\\u{202e}gpj.exe");
-        assert_eq!(harmless("two\tcells\nand an é"), "two\tcells\nand an é");
+    fn json_is_the_same_object_and_tells_a_terminal_nothing() {
+        let hostile = serde_json::json!({ "\u{9b}2J": ["\u{202e}a\u{e0041}\u{7f}", "\u{1b}[m\n\"\\", "é"] });
+        let plain = plain_json(&hostile.to_string());
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&plain).expect("JSON"), hostile);
+        assert!(plain.chars().all(crate::shown::is_plain), "{plain}");
     }
 }

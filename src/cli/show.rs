@@ -34,7 +34,7 @@ impl Show {
             output::json(&facts)?;
         } else {
             for (key, value) in facts.as_object().into_iter().flatten() {
-                output::line(format_args!("{key:<18} {}", plain(value)))?;
+                output::row(format_args!("{key:<18} {}", plain(value)))?;
             }
         }
         Ok(ExitCode::SUCCESS)

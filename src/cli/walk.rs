@@ -62,7 +62,7 @@ pub(super) struct Page {
 impl Page {
     pub(super) fn name_strangers(&self) {
         for row in &self.strangers {
-            output::note(format_args!("skipped: {row} is in the index and is no client of ours"));
+            output::skipped(format_args!("{row} is in the index and is no client of ours"));
         }
     }
 }

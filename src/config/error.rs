@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::shown;
+
 /// Where a value came from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
@@ -60,7 +62,9 @@ pub struct ConfigError {
 }
 
 fn from(origin: &Option<Origin>) -> String {
-    origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default()
+    // A variable's name may be of any length, with any character.
+    let shown = |origin: &Origin| format!(" ({})", shown::clipped(&origin.to_string(), 300));
+    origin.as_ref().map(shown).unwrap_or_default()
 }
 
 /// Everything that is wrong, sorted by key; never empty.

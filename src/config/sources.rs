@@ -12,6 +12,7 @@ use super::error::{ConfigError, ConfigErrors, Origin};
 use super::schema::{self, Place};
 use crate::client::reference::is_own_variable;
 use crate::secret::Secret;
+use crate::shown;
 
 const PREFIX: &str = "PERENNIAL__";
 const PATH_VARIABLE: &str = "PERENNIAL_CONFIG";
@@ -190,7 +191,7 @@ fn process_environment() -> BTreeMap<String, Secret> {
 /// headers hardly ever have a `_`.
 fn key_of(variable: &str) -> Result<Vec<String>, ConfigError> {
     let unknown = |remedy: String| ConfigError {
-        key: variable.to_owned(),
+        key: shorten(variable),
         problem: "no key takes this environment variable".to_owned(),
         remedy,
         origin: None,
@@ -307,8 +308,7 @@ pub(super) fn unknown_key(key: &str, nearest: Option<&str>, origin: Option<Origi
 
 /// A key as it is printed: names in a file may be of any length, with any character.
 pub(super) fn shorten(key: &str) -> String {
-    let printable = key.chars().map(|char| if char.is_control() { '?' } else { char });
-    printable.take(160).collect()
+    shown::clipped(key, 160)
 }
 
 /// Why a file could not be read. TOML's own message is used without its excerpt, which could show a secret.

@@ -52,7 +52,7 @@ impl<S: Store + Roster> Membership<S> {
     /// Beats until `leave` is cancelled, and ends between two beats. `phase` says where the task stands; a change of it is
     /// told at once.
     pub(super) async fn run(self, mut phase: watch::Receiver<Phase>, leave: &CancellationToken) {
-        let mut view = View::new(self.rules);
+        let (mut view, mut strangers) = (View::new(self.rules), BTreeSet::new());
         let (mut beat, mut workers) = (0, None);
         while !leave.is_cancelled() {
             let standing = *phase.borrow_and_update();
@@ -62,7 +62,7 @@ impl<S: Store + Roster> Membership<S> {
                 Ok(()) => self.permit(standing, began),
                 Err(error) => self.complain(&error, standing),
             }
-            match self.read().await {
+            match self.read(&mut strangers).await {
                 Ok(members) => {
                     view.observe(members, self.clock.moment(), self.clock.now());
                     let seen: Vec<_> = view.workers().into_iter().map(str::to_owned).collect();
@@ -102,12 +102,19 @@ impl<S: Store + Roster> Membership<S> {
         self.store.apply(&Change::one(key, ALWAYS, Action::Put(item))).await.map(drop)
     }
 
-    async fn read(&self) -> Result<Vec<Member>, StoreError> {
-        let mut members = Vec::new();
-        for (incarnation, item) in self.store.members().await? {
+    /// The members. Items that are none are `strangers`, and named as they come: not with every beat.
+    async fn read(&self, strangers: &mut BTreeSet<String>) -> Result<Vec<Member>, StoreError> {
+        let items = self.store.members().await?;
+        let (mut members, before) = (Vec::new(), std::mem::take(strangers));
+        for (incarnation, item) in items {
             match decode_member(&incarnation, &item) {
                 Ok(member) => members.push(member),
-                Err(malformed) => warn!(%malformed, "skipped: not a member as this version knows them"),
+                Err(malformed) => {
+                    if !before.contains(&incarnation) {
+                        warn!(%malformed, "skipped: not a member as this version knows them");
+                    }
+                    strangers.insert(incarnation);
+                }
             }
         }
         Ok(members)

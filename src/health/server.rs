@@ -19,7 +19,8 @@ use axum::response::{IntoResponse as _, Response};
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
 use crate::time::Clock;
@@ -37,8 +38,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers until it is dropped, and ends every connection then.
 pub(super) async fn serve(listener: TcpListener, app: Router, clock: Arc<dyn Clock>) -> io::Result<()> {
-    let is_local = listener.local_addr()?.ip().is_loopback();
-    let app = app.layer(from_fn(move |request, next| admit(is_local, request, next)));
+    let app = guarded(app, listener.local_addr()?.ip().is_loopback());
     let mut open = Open::default();
     loop {
         match listener.accept().await {
@@ -46,6 +46,11 @@ pub(super) async fn serve(listener: TcpListener, app: Router, clock: Arc<dyn Clo
             Err(_) => clock.sleep(PAUSE).await,
         }
     }
+}
+
+/// With a guard before it, who knows whether this machine alone can reach it.
+pub(super) fn guarded(app: Router, is_local: bool) -> Router {
+    app.layer(from_fn(move |request, next| admit(is_local, request, next)))
 }
 
 /// The connections that are open, the oldest first.
@@ -67,7 +72,12 @@ impl Open {
     }
 }
 
-async fn connection(stream: TcpStream, app: Router, clock: Arc<dyn Clock>) {
+/// Answers one request, or gives up: whatever comes, it ends within [`PATIENCE`].
+pub(super) async fn connection(
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    app: Router,
+    clock: Arc<dyn Clock>,
+) {
     let mut http = http1::Builder::new();
     http.keep_alive(false).max_headers(HEADERS).max_header_size(HEADER_BYTES);
     let answered = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));

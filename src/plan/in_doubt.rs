@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::policy::Timing;
+use super::policy::{LONGEST_LEASE, Timing};
 use crate::client::{Grant, InDoubt, Provider};
 use crate::time::{Moment, Timestamp};
 
@@ -103,7 +103,8 @@ pub fn take_over_in(
     now: Timestamp,
 ) -> Duration {
     let salvage = if risk.rotates { timing.salvage() } else { Duration::ZERO };
-    let safe = silent.lease.mul_f64(1.01) + risk.request_timeout + salvage;
+    // What stands in the table may have been written by anybody: no holder's configuration says more than this.
+    let safe = silent.lease.min(LONGEST_LEASE).mul_f64(1.01) + risk.request_timeout + salvage;
     let must = safe.saturating_sub(moment.since(silent.first_seen));
     if patient && risk.policy != InDoubt::Grace {
         must.max(silent.expires_at.since(now.plus(MARGIN)))

@@ -65,7 +65,8 @@ pub struct Intent {
 /// `None` where the plan knows that the client is not to be acquired. A lease in doubt may be acquired (a take-over),
 /// once its wait is over; the doubt is written in the same breath, so that it survives the taker's own death.
 pub fn acquire(id: &ClientId, seen: &Lease, tok_gen: Gen, intent: &Intent) -> Option<(Change, Lease)> {
-    let generation = seen.generation.next();
+    // Above the tokens too, where a tool that keeps to no protocol has numbered them: else no answer could be stored.
+    let generation = seen.generation.max(tok_gen).next();
     let lease_ms = i64::try_from(intent.lease.as_millis()).unwrap_or(i64::MAX);
     let mut next = Lease {
         generation,

@@ -4,6 +4,9 @@
 
 use std::time::Duration;
 
+/// No lease can be configured to be longer, whoever holds it.
+pub const LONGEST_LEASE: Duration = Duration::from_secs(900);
+
 /// The durations of the lease protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timing {

@@ -231,7 +231,8 @@ pub fn outside_write(
         return Err(Refusal::NotRegistered(id.clone()));
     };
     tokens.fit(client.map_or(registered, |(client, _)| client))?;
-    let generation = lease.generation.next();
+    // Above what stands there, whoever has numbered it: this is how an operator ends another tool's mischief.
+    let generation = lease.generation.max(read.tok_gen()).next();
     let revived = vec![
         Assignment::Set(attr::GEN, Value::N(generation.0)),
         Assignment::Set(attr::ST, Value::S(State::Idle.as_str().to_owned())),
@@ -317,7 +318,7 @@ pub fn replacement(
         _ if client.paused => refuse("it is paused: `perennial clients resume` comes first"),
         Some(Standing::Dead) => refuse("its grant is gone: it needs `perennial clients import-token`"),
         Some(Standing::Held) => refuse("it is held in doubt: it needs `perennial clients resolve`"),
-        _ if client.refresh_now.is_some_and(|asked| asked >= stored) => Ok(None),
+        _ if client.refresh_now == Some(stored) => Ok(None),
         _ => Ok(Some(refresh_now(client, stored, now))),
     }
 }

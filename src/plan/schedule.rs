@@ -47,7 +47,8 @@ pub fn due(client: &Client, lease: &Lease, token: &Token) -> Due {
 
 /// When the token itself asks to be refreshed, whatever stands in the way.
 pub fn wanted_at(client: &Client, token: &Token) -> Timestamp {
-    let asked_for = client.refresh_now.is_some_and(|replace| token.generation <= replace);
+    // This one alone: a number beyond all generations would ask for ever.
+    let asked_for = client.refresh_now == Some(token.generation);
     if asked_for || token.expires_at == Timestamp::EPOCH {
         return Timestamp::EPOCH;
     }

@@ -83,6 +83,11 @@ impl HttpEndpoint {
         }
     }
 
+    /// Reads an answer that has come, and classifies it.
+    pub(crate) async fn answer(&self, response: reqwest::Response, token: &TokenRequest) -> Reply {
+        self.receive(response, token, &mut Time::of(token.timeout, self.clock.as_ref())).await
+    }
+
     async fn receive(
         &self,
         mut response: reqwest::Response,

@@ -7,6 +7,7 @@ use super::kms::KmsKeys;
 use super::ring::{Family, KeyName, Ring};
 use super::{Key, Label, LocalKeys, SealError};
 use crate::secret::Secret;
+use crate::shown;
 use crate::time::Timestamp;
 
 /// What seals new secrets. Whatever it is, everything opens for which there is a key.
@@ -157,7 +158,7 @@ impl Keys {
     }
 
     async fn opening(&self, kid: &str, place: &Place<'_>) -> Result<Key, SealError> {
-        let unknown = || SealError::UnknownKey(kid.chars().take(64).collect());
+        let unknown = || SealError::UnknownKey(shown::clipped(kid, 64));
         if kid.starts_with("local/") {
             return self.local.as_ref().ok_or_else(unknown)?.find(kid);
         }

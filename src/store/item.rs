@@ -12,10 +12,10 @@ use crate::item::{Item, Key, Value, attr};
 use crate::secret::Secret;
 
 /// An item as the SDK has it.
-pub(super) type Raw = HashMap<String, AttributeValue>;
+pub type Raw = HashMap<String, AttributeValue>;
 
 /// An item's attributes, without its key.
-pub(super) fn decode(raw: Raw) -> Item {
+pub fn decode(raw: Raw) -> Item {
     let key = |name: &str| name == attr::PK || name == attr::SK;
     let values = raw.into_iter().filter(|(name, _)| !key(name));
     Item(values.map(|(name, value)| named(name, value)).collect())
@@ -43,7 +43,10 @@ pub(super) fn raw_key(pk: impl Into<String>, sk: impl Into<String>) -> Raw {
 }
 
 /// A whole item, key included.
-pub(super) fn encode(key: &Key, item: &Item) -> Result<Raw, StoreError> {
+///
+/// # Errors
+/// Refuses a value of a type that another tool wrote: it is never written back.
+pub fn encode(key: &Key, item: &Item) -> Result<Raw, StoreError> {
     let mut raw = encode_key(key);
     for (name, value) in &item.0 {
         raw.insert(name.clone(), encode_value(name, value)?);

@@ -72,20 +72,25 @@ fn spoilt() -> Vec<Spoilt> {
     all
 }
 
-struct World {
-    local: &'static DynamoLocal,
+pub(super) struct World {
+    pub(super) local: &'static DynamoLocal,
     strict: StrictProvider,
-    deployment: Deployment,
-    canaries: Canaries,
+    pub(super) deployment: Deployment,
+    pub(super) canaries: Canaries,
 }
 
 impl World {
-    async fn new(ids: impl IntoIterator<Item = String>) -> Self {
+    pub(super) async fn new(ids: impl IntoIterator<Item = String>) -> Self {
+        Self::with("", ids).await
+    }
+
+    /// With these settings beside its own.
+    pub(super) async fn with(settings: &str, ids: impl IntoIterator<Item = String>) -> Self {
         let local = DynamoLocal::shared().await;
         let strict = StrictProvider::start(&["--lifetime-secs", "7200"]).await;
         strict.register(Auth::Basic("app", SECRET)).await;
         let settings = format!(
-            "[discovery]\ninterval = \"1s\"\n[refresh]\nspread = \"0s\"\n[providers.strict]\ntoken_url = \"{}\"\n\
+            "{settings}[discovery]\ninterval = \"1s\"\n[refresh]\nspread = \"0s\"\n[providers.strict]\ntoken_url = \"{}\"\n\
              rate_per_second = 1000.0\nburst = 1000\n",
             strict.token_url()
         );
@@ -96,7 +101,7 @@ impl World {
         Self { local, strict, deployment, canaries }
     }
 
-    fn key(id: &str, sk: &str) -> Raw {
+    pub(super) fn key(id: &str, sk: &str) -> Raw {
         let text = |text: String| AttributeValue::S(text);
         HashMap::from([
             ("PK".to_owned(), text(format!("CLIENT#{id}"))),
@@ -104,13 +109,18 @@ impl World {
         ])
     }
 
-    async fn raw(&self, id: &str, sk: &str) -> Option<Raw> {
+    pub(super) async fn raw(&self, id: &str, sk: &str) -> Option<Raw> {
+        self.raw_at(&format!("CLIENT#{id}"), sk).await
+    }
+
+    pub(super) async fn raw_at(&self, pk: &str, sk: &str) -> Option<Raw> {
         let request = self.local.client().get_item().table_name(self.deployment.table_name());
-        let key = Some(Self::key(id, sk));
+        let text = |text: &str| AttributeValue::S(text.to_owned());
+        let key = Some(HashMap::from([("PK".to_owned(), text(pk)), ("SK".to_owned(), text(sk))]));
         request.set_key(key).consistent_read(true).send().await.expect("a read").item
     }
 
-    async fn put(&self, item: Raw) {
+    pub(super) async fn put(&self, item: Raw) {
         let request = self.local.client().put_item().table_name(self.deployment.table_name());
         request.set_item(Some(item)).send().await.expect("a write");
     }
@@ -140,7 +150,7 @@ impl World {
     }
 
     /// Runs until nothing is due; returns the log, which shows no secret.
-    fn run_once(&self) -> Vec<Value> {
+    pub(super) fn run_once(&self) -> Vec<Value> {
         let run = self.deployment.run_with(&["run", "--once"], &[("PERENNIAL__LOG__FILTER", "trace")]);
         let log = String::from_utf8_lossy(&run.stderr);
         self.canaries.assert_absent("the log", &log);
@@ -148,7 +158,7 @@ impl World {
         log_lines(&log)
     }
 
-    async fn is_refreshed(&self, id: &str) -> bool {
+    pub(super) async fn is_refreshed(&self, id: &str) -> bool {
         let store = self.deployment.store().await;
         let token = snapshot(&store, id).await.token.expect("a token item");
         let stored = token.refresh_token.expect("a refresh token");
@@ -156,7 +166,7 @@ impl World {
     }
 }
 
-fn told<'a>(log: &'a [Value], id: &str, level: &str) -> Vec<&'a Value> {
+pub(super) fn told<'a>(log: &'a [Value], id: &str, level: &str) -> Vec<&'a Value> {
     let about = |line: &&Value| line["client"] == id || line["span"]["client"] == id;
     log.iter().filter(|line| about(line) && line["level"] == level).collect()
 }

@@ -5,14 +5,8 @@
 use ratatui::style::Style;
 use ratatui::text::Span;
 
-/// A text that a terminal shows and does not obey: control and format characters are spelt out, as `\u{1b}`.
-pub(super) fn clean(text: &str) -> String {
-    let spelt = |char: char| match char {
-        '"' | '\'' | '\\' => char.to_string(),
-        other => other.escape_debug().to_string(),
-    };
-    text.chars().map(spelt).collect()
-}
+/// A text that a terminal shows and does not obey.
+pub(super) use crate::shown::spelt as clean;
 
 pub(super) fn styled(text: impl AsRef<str>, style: Style) -> Span<'static> {
     Span::styled(clean(text.as_ref()), style)

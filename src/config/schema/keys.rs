@@ -6,6 +6,7 @@ use super::super::check;
 use super::super::kind::Kind;
 use super::Fallback::{Follows, Is, Required, Unset};
 use super::{Fallback, Key};
+use crate::plan::LONGEST_LEASE;
 
 const fn key(path: &'static str, kind: Kind, default: Fallback, doc: &'static str) -> Key {
     Key { path, kind, default, doc }
@@ -91,7 +92,7 @@ pub(in crate::config) static KEYS: &[Key] = &[
     ),
     key(
         "refresh.lease",
-        between(secs(1), secs(900)),
+        between(secs(1), LONGEST_LEASE),
         Is("90s"),
         "How long one attempt may take. More than `window` + the longest `request_timeout` + `commit_budget`.",
     ),

@@ -1,0 +1,4 @@
+//! See `tests/hostile/entries`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| perennial_fuzz::enter("token_response", data));
