@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use perennial::client::credentials::Credentials;
 use perennial::client::{Client, ClientId, Grant, Provider};
 use perennial::plan::in_doubt::Risk;
 use perennial::plan::lease::{Commit, commit};
@@ -201,7 +202,7 @@ pub(super) fn client() -> Client {
         provider: "acme".to_owned(),
         grant: Grant::RefreshToken,
         client_id: "app".to_owned(),
-        client_secret: Some("s".into()),
+        credentials: Credentials::stored("s"),
         scopes: Vec::new(),
         audience: None,
         resource: Vec::new(),

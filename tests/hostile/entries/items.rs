@@ -33,7 +33,7 @@ const NOTE: &str = "note";
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 const DAY: Duration = Duration::from_secs(86_400);
 
-const NAMES: [&str; 46] = [
+const NAMES: [&str; 49] = [
     attr::GEN,
     attr::ST,
     attr::OWN,
@@ -59,6 +59,9 @@ const NAMES: [&str; 46] = [
     attr::GRANT,
     attr::CLIENT_ID,
     attr::CLIENT_SECRET,
+    attr::CLIENT_SECRET_REF,
+    attr::SECOND_CLIENT_SECRET,
+    attr::SECOND_CLIENT_SECRET_REF,
     attr::SCOPES,
     attr::AUDIENCE,
     attr::RESOURCE,
@@ -107,7 +110,9 @@ const NUMBERS: [&str; 24] = [
     "",
     "99999999999999999999999999999999999999",
 ];
-const TEXTS: [&str; 24] = [
+const TEXTS: [&str; 26] = [
+    "env:CRM_SECRET",
+    "ssm:/oauth/crm",
     "I",
     "F",
     "Q",
