@@ -77,7 +77,7 @@ impl<'a> Answer<'a> {
             answer = answer.header(http::header::RETRY_AFTER, value);
         }
         let answer = answer.body(self.body.to_vec()).expect("a status and a header");
-        let request = TokenRequest::new(&client(), provider, Some("r".into()));
+        let request = TokenRequest::new(&client(), provider, Some("s".into()), Some("r".into()));
         run(perennial::entry::token_response(answer, &request, Arc::new(Still)))
     }
 
@@ -218,6 +218,7 @@ fn attempt(provider: &Provider) -> Attempt {
     let token = Token { refresh_token: Some("r".into()), ..Token::stub(Gen(4)) };
     Attempt {
         client: client(),
+        secret: Some("s".into()),
         token: Some(token),
         lease: Lease::idle(Gen(5)),
         risk: Risk::of(provider, Grant::RefreshToken),
