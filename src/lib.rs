@@ -6,7 +6,8 @@
 //!
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`secrets`],
-//! [`reply`], [`secret`], [`time`], [`entropy`]; then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and
+//! [`reply`], [`secret`], [`time`], [`entropy`]; then those who use tokens: [`reader`], [`agent`];
+//! then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and
 //! the surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
 //! [`telemetry`].
 
