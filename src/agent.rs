@@ -27,13 +27,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::{Body, Incoming};
+use hyper::body::Incoming;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -133,11 +133,7 @@ impl<S: Store> Agent<S> {
         }
     }
 
-    async fn answer<B>(&self, request: Request<B>, is_tcp: bool) -> Answer
-    where
-        B: Body<Data = Bytes> + Send,
-        B::Error: std::error::Error + Send + Sync + 'static,
-    {
+    async fn answer(&self, request: Request<Incoming>, is_tcp: bool) -> Answer {
         let (head, body) = request.into_parts();
         let is_head = head.method == Method::HEAD;
         let mut answer = match self.respond(&head, body, is_tcp).await {
@@ -153,11 +149,7 @@ impl<S: Store> Agent<S> {
         answer
     }
 
-    async fn respond<B>(&self, head: &Parts, body: B, is_tcp: bool) -> Result<Answer, Problem>
-    where
-        B: Body<Data = Bytes> + Send,
-        B::Error: std::error::Error + Send + Sync + 'static,
-    {
+    async fn respond(&self, head: &Parts, body: Incoming, is_tcp: bool) -> Result<Answer, Problem> {
         admission::admit(head, is_tcp)?;
         let path = head.uri.path();
         let reads = matches!(head.method, Method::GET | Method::HEAD);
@@ -194,7 +186,7 @@ impl<S: Store> Agent<S> {
         }
         let _waits = self.waiting.try_acquire().map_err(|_| Problem::Busy)?;
         let begun = self.clock.moment();
-        match self.reader.token(&id, query.want, query.max_wait).await {
+        match self.reader.wait_for(&id, query.want, query.max_wait).await {
             Ok(served) => {
                 let waited = Some(self.clock.moment().since(begun));
                 Ok(answer::token(&id, &served, form, &head.headers, waited))
@@ -205,11 +197,7 @@ impl<S: Store> Agent<S> {
         }
     }
 
-    async fn many<B>(&self, head: &Parts, body: B) -> Result<Answer, Problem>
-    where
-        B: Body<Data = Bytes> + Send,
-        B::Error: std::error::Error + Send + Sync + 'static,
-    {
+    async fn many(&self, head: &Parts, body: Incoming) -> Result<Answer, Problem> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Batch {
@@ -246,11 +234,7 @@ impl<S: Store> Agent<S> {
         (id.to_owned(), read.await)
     }
 
-    async fn rejected<B>(&self, head: &Parts, id: &str, body: B) -> Result<Answer, Problem>
-    where
-        B: Body<Data = Bytes> + Send,
-        B::Error: std::error::Error + Send + Sync + 'static,
-    {
+    async fn rejected(&self, head: &Parts, id: &str, body: Incoming) -> Result<Answer, Problem> {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Rejected {
@@ -260,13 +244,12 @@ impl<S: Store> Agent<S> {
         let id = query::client(id)?;
         allowed.read(&id)?;
         let rejections =
-            self.rejections.as_ref().filter(|_| allowed.may_reject).ok_or(Problem::NotAllowed)?;
+            self.rejections.as_ref().filter(|_| allowed.may_reject()).ok_or(Problem::NotAllowed)?;
         let hint = "send {\"generation\": N}, the generation of the token that was refused";
         let Rejected { generation } = self.json(body, hint).await?;
         let _waits = self.waiting.try_acquire().map_err(|_| Problem::Busy)?;
         // A newer one may be stored already: then there is nothing to ask for.
-        let since = self.clock.moment().since(crate::time::Moment::default()).saturating_sub(CONFIRMED);
-        self.reader.confirm(&id, crate::time::Moment::from_origin(since)).await;
+        self.reader.confirm(&id, self.clock.moment().minus(CONFIRMED)).await;
         let served =
             self.reader.token(&id, Want::default(), Duration::ZERO).await.map_err(Problem::Refused)?;
         let token = served.token();
@@ -303,9 +286,11 @@ impl<S: Store> Agent<S> {
     async fn plan_another(&self, id: &ClientId, generation: Gen) -> Result<Option<Change>, Problem> {
         let keys = [Key::Config(id.clone()), Key::Lease(id.clone()), Key::Token(id.clone())];
         let found = self.store.load(&keys, View::Standing).await.map_err(|error| told(id, &error))?;
-        let mut partition = Partition::default();
-        found.into_iter().for_each(|(key, item)| partition.insert(&key, item));
-        let read = partition.decode(id).map_err(|error| Problem::Conflict(error.to_string()))?;
+        let read = found
+            .into_iter()
+            .collect::<Partition>()
+            .decode(id)
+            .map_err(|error| Problem::Conflict(error.to_string()))?;
         let client = read.client().ok_or(Problem::Refused(Refusal::Absent))?;
         if read.tok_gen() != generation {
             return Ok(None);
@@ -314,12 +299,7 @@ impl<S: Store> Agent<S> {
         change.map_err(|refusal| Problem::Conflict(refusal.to_string()))
     }
 
-    async fn json<B, T>(&self, body: B, hint: &str) -> Result<T, Problem>
-    where
-        B: Body<Data = Bytes> + Send,
-        B::Error: std::error::Error + Send + Sync + 'static,
-        T: for<'de> Deserialize<'de>,
-    {
+    async fn json<T: DeserializeOwned>(&self, body: Incoming, hint: &str) -> Result<T, Problem> {
         let collected = Limited::new(body, BODY_BYTES).collect();
         let body = tokio::select! {
             read = Box::pin(collected) => read.map_err(|_| Problem::TooLarge)?.to_bytes(),
@@ -330,14 +310,10 @@ impl<S: Store> Agent<S> {
     }
 
     fn allowed(&self, headers: &HeaderMap) -> Result<Allowed, Problem> {
-        let Some(keys) = &self.keys else { return Ok(Allowed::everything()) };
+        let Some(keys) = &self.keys else { return Ok(Allowed(None)) };
         let key =
             headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes())).ok_or(Problem::NoKey)?;
-        let keys = keys.load_full();
-        let whose = keys.whose(key).cloned();
-        whose
-            .map(|reader| Allowed { may_reject: reader.may_reject, reader: Some(reader) })
-            .ok_or(Problem::UnknownKey)
+        keys.load().whose(key).map(|reader| Allowed(Some(reader))).ok_or(Problem::UnknownKey)
     }
 
     fn metrics(&self) -> String {
@@ -368,24 +344,21 @@ fn told(id: &ClientId, error: &StoreError) -> Problem {
     Problem::Refused(if error.is_transient() { again } else { Refusal::Forbidden })
 }
 
-/// What whoever asks may do.
-struct Allowed {
-    reader: Option<keys::Reader>,
-    may_reject: bool,
-}
+/// What whoever asks may do: what this reader may, or, where no key is asked for, everything.
+struct Allowed(Option<Arc<keys::Reader>>);
 
 impl Allowed {
-    fn everything() -> Self {
-        Self { reader: None, may_reject: true }
-    }
-
     fn read(&self, id: &ClientId) -> Result<(), Problem> {
-        let allowed = self.reader.as_ref().is_none_or(|reader| reader.may_read(id));
+        let allowed = self.0.as_ref().is_none_or(|reader| reader.may_read(id));
         if allowed { Ok(()) } else { Err(Problem::NotAllowed) }
     }
 
+    fn may_reject(&self) -> bool {
+        self.0.as_ref().is_none_or(|reader| reader.may_reject)
+    }
+
     fn name(&self) -> &str {
-        self.reader.as_ref().map_or("-", |reader| &reader.name)
+        self.0.as_ref().map_or("-", |reader| &reader.name)
     }
 }
 

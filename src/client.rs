@@ -10,10 +10,12 @@ pub mod reference;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Authority;
 use sha2::{Digest, Sha256};
 use url::{Host, Url};
 
@@ -308,6 +310,15 @@ pub fn is_loopback(url: &Url) -> bool {
     }
 }
 
+/// The same of the authority of a request (RFC 9110 section 7.2): whom it was meant for.
+pub fn is_this_machine(authority: &Authority) -> bool {
+    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+    match host.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => host.eq_ignore_ascii_case("localhost"),
+    }
+}
+
 /// See [`Client::binding`]. 32 hexadecimal digits in the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding(pub String);
@@ -320,7 +331,7 @@ impl Binding {
             hash.update(part.len().to_be_bytes());
             hash.update(part);
         }
-        Self(hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect())
+        Self(hex::encode(&hash.finalize()[..16]))
     }
 }
 

@@ -4,7 +4,7 @@
 //! what it prints for an example, and the task role of `ecs/perennial.yaml` follows it. `tests/iam.rs` runs every command
 //! against it, both ways: a right that is missing fails, and so does one that nobody uses.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
@@ -184,20 +184,20 @@ impl Statement {
         self
     }
 
-    /// A request that names none would fit every list, and a transaction may name them elsewhere.
-    fn names_attributes(self) -> Self {
-        self.when("Null", "dynamodb:Attributes", ["false".to_owned()]).when(
-            "Null",
-            "dynamodb:EnclosingOperation",
-            ["true".to_owned()],
-        )
-    }
-
     /// Requests have to name their attributes, and these are the ones.
     fn of_attributes(self, names: impl IntoIterator<Item = &'static str>) -> Self {
         let names = [attr::PK, attr::SK].into_iter().chain(names);
-        let names: std::collections::BTreeSet<_> = names.map(str::to_owned).collect();
+        let names: BTreeSet<_> = names.map(str::to_owned).collect();
         self.when("ForAllValues:StringEquals", "dynamodb:Attributes", names)
+    }
+
+    /// Reads of these attributes and no other. A request that names none would fit every list, and a transaction may name them
+    /// elsewhere.
+    fn reading(self, names: impl IntoIterator<Item = &'static str>) -> Self {
+        self.of_attributes(names)
+            .when("StringEqualsIfExists", "dynamodb:Select", ["SPECIFIC_ATTRIBUTES".to_owned()])
+            .when("Null", "dynamodb:Attributes", ["false".to_owned()])
+            .when("Null", "dynamodb:EnclosingOperation", ["true".to_owned()])
     }
 
     /// Every item that is asked for has one of these partition keys. Without any key "each of them" would hold, too: so
@@ -401,12 +401,7 @@ fn agent(estate: &Estate) -> Vec<Statement> {
     let names = attr::READER.into_iter().chain(attr::STANDING);
     let why = "access tokens, and how clients stand that have none";
     let read = Statement::allow("AccessTokens", &["dynamodb:BatchGetItem"], why);
-    let read = read.on(estate.table()).of_attributes(names).when(
-        "StringEqualsIfExists",
-        "dynamodb:Select",
-        ["SPECIFIC_ATTRIBUTES".to_owned()],
-    );
-    let read = read.names_attributes();
+    let read = read.on(estate.table()).reading(names);
     let why = "asks for another token where a reader's was refused";
     let ask = Statement::allow("AsksForRefreshes", &["dynamodb:UpdateItem"], why);
     let ask = ask.on(estate.table()).of_attributes([attr::RF, attr::JN, attr::GONE]);
@@ -432,17 +427,7 @@ fn access_tokens(estate: &Estate) -> Statement {
     let why = "access tokens; `perennial get` reads the table's schema, too";
     let mut statement = Statement::allow("AccessTokens", &READ, why).on(estate.table());
     if !estate.whole_items {
-        statement = statement.of_attributes(attr::READER).when(
-            "StringEqualsIfExists",
-            "dynamodb:Select",
-            ["SPECIFIC_ATTRIBUTES".to_owned()],
-        );
-        // A request that names none fits every list; a transaction may name them elsewhere.
-        statement = statement.when("Null", "dynamodb:Attributes", ["false".to_owned()]).when(
-            "Null",
-            "dynamodb:EnclosingOperation",
-            ["true".to_owned()],
-        );
+        statement = statement.reading(attr::READER);
     }
     if estate.clients.is_empty() {
         return statement;

@@ -35,7 +35,7 @@ use crate::client::ClientId;
 use crate::entropy::Entropy;
 use crate::item::Key;
 use crate::plan::lease;
-use crate::record::{Partition, Registration, Snapshot};
+use crate::record::{Gen, Lease, Partition, Registration, Snapshot, Token};
 use crate::store::{Store, StoreError, View, Vitals};
 use crate::time::{Clock, Moment, Timestamp};
 
@@ -183,8 +183,13 @@ impl<S: Store> Reader<S> {
     pub async fn token(&self, id: &ClientId, want: Want, max_wait: Duration) -> Result<Served, Refusal> {
         match self.at_hand(id, want) {
             Some(served) => Ok(served),
-            None => Inner::wait_for(&self.0, id, want, max_wait).await,
+            None => self.wait_for(id, want, max_wait).await,
         }
+    }
+
+    /// The same for whoever knows that it is not at hand.
+    pub async fn wait_for(&self, id: &ClientId, want: Want, max_wait: Duration) -> Result<Served, Refusal> {
+        Inner::wait_for(&self.0, id, want, max_wait).await
     }
 
     /// Asks the table about a client again, if the question under way or the last one began before `since`; returns
@@ -230,9 +235,7 @@ impl<S: Store> Reader<S> {
 impl<S: Store> Inner<S> {
     fn now(&self) -> Now {
         let clock = self.clock.as_ref();
-        let (wall, skew) = (clock.now(), self.vitals.skew_ms(clock));
-        let wall = Timestamp::from_millis(wall.as_millis().saturating_sub(skew));
-        Now { moment: clock.moment(), wall }
+        Now { moment: clock.moment(), wall: self.vitals.now(clock) }
     }
 
     fn slot(&self, id: &ClientId) -> Arc<Slot> {
@@ -359,17 +362,14 @@ impl<S: Store> Inner<S> {
     }
 
     async fn load(&self, id: &ClientId, keys: &[Key], view: View) -> Result<Snapshot, StoreError> {
-        let mut partition = Partition::default();
-        for (key, item) in self.store.load(keys, view).await? {
-            partition.insert(&key, item);
-        }
+        let partition: Partition = self.store.load(keys, view).await?.into_iter().collect();
         partition.decode(id).map_err(|error| StoreError::Unreadable(error.to_string()))
     }
 }
 
 /// What one question brought.
 struct Look {
-    token: Option<crate::record::Token>,
+    token: Option<Token>,
     beside: Option<(Standing, Option<Duration>)>,
 }
 
@@ -384,7 +384,7 @@ impl Look {
     }
 }
 
-fn access_token(token: crate::record::Token) -> Option<AccessToken> {
+fn access_token(token: Token) -> Option<AccessToken> {
     Some(AccessToken {
         secret: token.access_token?,
         token_type: token.token_type,
@@ -401,13 +401,13 @@ fn stored_at(text: &str) -> Option<Timestamp> {
     Some(Timestamp::EPOCH.plus(since))
 }
 
-fn standing(beside: &Snapshot, token: Option<&crate::record::Token>) -> Standing {
+fn standing(beside: &Snapshot, token: Option<&Token>) -> Standing {
     let Some(client) = beside.client() else {
         // A table that another tool keeps has tokens alone.
         return if token.is_some() { Standing::Kept } else { Standing::Absent };
     };
-    let generation = token.map_or(crate::record::Gen::NONE, |token| token.generation);
-    let code = |lease: &crate::record::Lease| lease.error.clone().unwrap_or_else(|| "unknown".to_owned());
+    let generation = token.map_or(Gen::NONE, |token| token.generation);
+    let code = |lease: &Lease| lease.error.clone().unwrap_or_else(|| "unknown".to_owned());
     match beside.lease.as_ref().map(|of| (lease::standing(of, generation), of)) {
         Some((lease::Standing::Dead, of)) => Standing::Dead(code(of)),
         Some((lease::Standing::Held | lease::Standing::Unknown, of)) => Standing::Held(code(of)),

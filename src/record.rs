@@ -235,6 +235,15 @@ impl Partition {
     }
 }
 
+/// Of one client's items.
+impl FromIterator<(Key, Item)> for Partition {
+    fn from_iter<I: IntoIterator<Item = (Key, Item)>>(items: I) -> Self {
+        let mut partition = Self::default();
+        items.into_iter().for_each(|(key, item)| partition.insert(&key, item));
+        partition
+    }
+}
+
 /// A client's partition, understood.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {

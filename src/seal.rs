@@ -142,8 +142,7 @@ impl Key {
         let bytes = Zeroizing::new(<[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| BadKey)?);
         // Names the key without telling anything about it: two keys never share a name by mistake.
         let digest = Sha256::digest(bytes.as_slice());
-        let name: String = digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        Ok(Self { id: format!("local/{name}"), bytes })
+        Ok(Self { id: format!("local/{}", hex::encode(&digest[..8])), bytes })
     }
 }
 
@@ -151,8 +150,7 @@ fn decode(text: &str) -> Option<Vec<u8>> {
     use base64::Engine as _;
     use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
     if text.len() == 64 {
-        let byte = |at: usize| u8::from_str_radix(text.get(at..at + 2)?, 16).ok();
-        return (0..64).step_by(2).map(byte).collect();
+        return hex::decode(text).ok();
     }
     [STANDARD, STANDARD_NO_PAD, URL_SAFE, URL_SAFE_NO_PAD].iter().find_map(|engine| engine.decode(text).ok())
 }

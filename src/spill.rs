@@ -52,10 +52,7 @@ pub struct Name {
 impl Name {
     /// Of a folder with records of one client.
     fn client_of(folder: &str) -> Option<ClientId> {
-        let pairs = (0..folder.len()).step_by(2);
-        let bytes: Option<Vec<u8>> =
-            pairs.map(|at| u8::from_str_radix(folder.get(at..at + 2)?, 16).ok()).collect();
-        ClientId::new(String::from_utf8(bytes?).ok()?).ok()
+        ClientId::new(String::from_utf8(hex::decode(folder).ok()?).ok()?).ok()
     }
 
     /// As files and objects are called: the id in hexadecimal, which every place can spell.
@@ -79,7 +76,7 @@ impl fmt::Display for Name {
 }
 
 fn folder(client: &ClientId) -> String {
-    client.as_str().bytes().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(client.as_str())
 }
 
 /// Why a place gave no answer, or a record no tokens.

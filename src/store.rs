@@ -272,6 +272,11 @@ impl Vitals {
         (millis != 0).then(|| Timestamp::from_millis(millis))
     }
 
+    /// The time by the store's clock, as far as its answers have told how far ours is off.
+    pub fn now(&self, clock: &dyn Clock) -> Timestamp {
+        clock.now().set_right(self.skew_ms(clock))
+    }
+
     /// Our wall clock minus the store's, in milliseconds; zero while they agree to the second of the header, and before
     /// the first answer. A step of our clock shows at once, before the next answer.
     pub fn skew_ms(&self, clock: &dyn Clock) -> i64 {

@@ -53,6 +53,12 @@ impl Timestamp {
         Self(self.0.saturating_sub(millis(duration)))
     }
 
+    /// What another clock shows, where this reading's clock is so far ahead of it; saturating.
+    #[must_use]
+    pub const fn set_right(self, ahead_ms: i64) -> Self {
+        Self(self.0.saturating_sub(ahead_ms))
+    }
+
     /// How long after `earlier` this is; zero if it is not after.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(self.0.saturating_sub(earlier.0).max(0).unsigned_abs())
@@ -88,6 +94,12 @@ impl Moment {
     /// How long after `earlier` this is; zero if it is not after.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
+    }
+
+    /// This moment minus a duration, not before the origin.
+    #[must_use]
+    pub fn minus(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
     }
 
     /// This moment plus a duration, saturating.

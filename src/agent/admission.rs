@@ -9,6 +9,7 @@ use http::request::Parts;
 use http::uri::Authority;
 
 use super::problem::Problem;
+use crate::client::is_this_machine;
 
 /// Refuses a request that was forwarded, or meant for another host.
 pub(super) fn admit(request: &Parts, is_local: bool) -> Result<(), Problem> {
@@ -44,15 +45,7 @@ fn trace(name: &HeaderName) -> Option<&'static str> {
 }
 
 fn is_here(authority: &Authority) -> bool {
-    let text = authority.as_str();
-    if text.contains('@') {
-        return false;
-    }
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    match host.parse::<std::net::IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
-    }
+    !authority.as_str().contains('@') && is_this_machine(authority)
 }
 
 #[cfg(test)]

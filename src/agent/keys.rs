@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -22,7 +23,7 @@ const PREFIX: &str = "prn_";
 /// The readers that there are.
 #[derive(Clone, Debug, Default)]
 pub struct Keys {
-    readers: Vec<Reader>,
+    readers: Vec<Arc<Reader>>,
 }
 
 /// Somebody who may read.
@@ -99,17 +100,19 @@ impl Keys {
                 return Err(InvalidKeys::Shared(twin.name.clone(), one.name.clone()));
             }
         }
-        Ok(Self { readers })
+        Ok(Self { readers: readers.into_iter().map(Arc::new).collect() })
     }
 
     /// Whose key this is. Takes as long for a key that is nobody's.
-    pub fn whose(&self, key: &[u8]) -> Option<&Reader> {
+    pub fn whose(&self, key: &[u8]) -> Option<Arc<Reader>> {
         let presented = digest(&SHA256, key);
-        let fits = |reader: &&Reader| {
+        let fits = |reader: &Reader| {
             let same = |known: &[u8; 32]| verify_slices_are_equal(known, presented.as_ref()).is_ok();
             reader.digests.iter().fold(false, |found, known| same(known) | found)
         };
-        self.readers.iter().fold(None, |found, reader| if fits(&reader) { Some(reader) } else { found })
+        self.readers
+            .iter()
+            .fold(None, |found, reader| if fits(reader) { Some(Arc::clone(reader)) } else { found })
     }
 
     /// How many readers there are.
@@ -134,7 +137,7 @@ fn reader((name, entry): (String, Entry)) -> Result<Reader, InvalidKeys> {
     if entry.key_sha256.is_empty() {
         return Err(InvalidKeys::NoKey(name));
     }
-    let digests = entry.key_sha256.iter().map(|text| unhex(text)).collect::<Option<Vec<_>>>();
+    let digests = entry.key_sha256.iter().map(|text| parse_digest(text)).collect::<Option<Vec<_>>>();
     let digests = digests.ok_or_else(|| InvalidKeys::Digest(name.clone()))?;
     let pattern = |text: String| {
         Pattern::new(&text)
@@ -161,15 +164,9 @@ fn syntax(text: &str, error: &toml::de::Error) -> InvalidKeys {
     InvalidKeys::Syntax { line, problem }
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digits = text.as_bytes();
-    if digits.len() != 64 || !digits.iter().all(u8::is_ascii_hexdigit) {
-        return None;
-    }
+fn parse_digest(text: &str) -> Option<[u8; 32]> {
     let mut bytes = [0; 32];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks(2)) {
-        *byte = u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()?;
-    }
+    hex::decode_to_slice(text, &mut bytes).ok()?;
     Some(bytes)
 }
 
@@ -185,7 +182,7 @@ pub fn new_key() -> Secret {
 
 /// The digest of a key, as the file has it.
 pub fn digest_of(key: &str) -> String {
-    digest(&SHA256, key.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex::encode(digest(&SHA256, key.as_bytes()))
 }
 
 /// Client ids, with `*` for any characters.

@@ -1,6 +1,7 @@
 //! `perennial agent`: tokens for the programs of this machine; and keys for whoever reads them.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -28,6 +29,14 @@ const LOOK: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(10);
 /// No file of keys is larger, in bytes.
 const LARGEST: u64 = 1 << 20;
+const NO_FILE: &str = "is no file of at most 1 MiB";
+
+/// The readers that there are, and what they were read from.
+struct KeysFile {
+    path: PathBuf,
+    text: String,
+    keys: Arc<ArcSwap<Keys>>,
+}
 
 /// Give the programs of this machine their tokens, over HTTP on loopback, until SIGTERM or SIGINT.
 #[derive(Debug, Args)]
@@ -112,11 +121,10 @@ async fn serve(app: &App) -> anyhow::Result<ExitCode> {
     let sockets = sockets(config).await?;
     let places: Vec<_> = sockets.iter().map(Socket::place).collect();
     let store = app.store_for(Role::Reader).await?;
-    let agent = Arc::new(agent_for(app, store, keys.clone(), &meter));
+    let readers = keys.as_ref().map(|file| Arc::clone(&file.keys));
+    let agent = Arc::new(agent_for(app, store, readers, &meter));
     info!(version = env!("CARGO_PKG_VERSION"), ?places, "answering");
-    let watching = keys
-        .zip(config.agent.keys_file.clone())
-        .map(|(keys, file)| tokio::spawn(follow(file, keys, app.clock())));
+    let watching = keys.map(|file| tokio::spawn(follow(file, app.clock())));
     let measured = Arc::clone(&agent);
     let metering = meter.start(app.clock(), move || measured.measure());
     let mut serving = tokio::spawn(agent.serve(sockets, shutdown.drain.clone()));
@@ -184,7 +192,7 @@ async fn sockets(config: &Config) -> anyhow::Result<Vec<Socket>> {
 }
 
 /// The readers that there are; `None` where anybody on this machine may read.
-fn keys_of(config: &Config) -> anyhow::Result<Option<Arc<ArcSwap<Keys>>>> {
+fn keys_of(config: &Config) -> anyhow::Result<Option<KeysFile>> {
     let Some(file) = &config.agent.keys_file else {
         if config.profile == Profile::Production {
             return Err(UsageError(
@@ -197,40 +205,49 @@ fn keys_of(config: &Config) -> anyhow::Result<Option<Arc<ArcSwap<Keys>>>> {
         warn!("no agent.keys_file is set: every process of this machine may read every token");
         return Ok(None);
     };
-    let (_, keys) =
-        read(file).map_err(|why| UsageError(format!("agent.keys_file, {}: {why}", file.display())))?;
+    let wrong = |why: String| UsageError(format!("agent.keys_file, {}: {why}", file.display()));
+    let text = read(file).map_err(|error| wrong(error.to_string()))?;
+    let keys = parse(&text).map_err(wrong)?;
     info!(readers = keys.len(), "readers' keys are read");
-    Ok(Some(Arc::new(ArcSwap::from_pointee(keys))))
+    Ok(Some(KeysFile { path: file.clone(), text, keys: Arc::new(ArcSwap::from_pointee(keys)) }))
 }
 
-fn read(file: &Path) -> Result<(String, Keys), String> {
-    let found = fs::metadata(file).map_err(|error| error.to_string())?;
-    if !found.is_file() || found.len() > LARGEST {
-        return Err("is no file of at most 1 MiB".into());
+/// Anything but a regular file may never end, or never begin.
+fn read(file: &Path) -> io::Result<String> {
+    if !fs::metadata(file)?.is_file() {
+        return Err(io::Error::other(NO_FILE));
     }
-    let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
-    let keys = Keys::parse(&text).map_err(|error| error.to_string())?;
-    Ok((text, keys))
+    let mut text = String::new();
+    File::open(file)?.take(LARGEST + 1).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn parse(text: &str) -> Result<Keys, String> {
+    if text.len() as u64 > LARGEST {
+        return Err(NO_FILE.into());
+    }
+    Keys::parse(text).map_err(|error| error.to_string())
 }
 
 /// Takes up what changes in the file. What cannot be understood changes nothing.
-async fn follow(file: PathBuf, keys: Arc<ArcSwap<Keys>>, clock: Arc<dyn Clock>) {
-    let (mut seen, mut taken) = (String::new(), fs::read_to_string(&file).unwrap_or_default());
+async fn follow(file: KeysFile, clock: Arc<dyn Clock>) {
+    let KeysFile { path, text: mut taken, keys } = file;
+    let mut seen = String::new();
     loop {
         clock.sleep(LOOK).await;
-        let Ok(text) = fs::read_to_string(&file) else { continue };
+        let Ok(text) = read(&path) else { continue };
         // What is still being written is left until it rests.
         if text == taken || text != seen {
             seen = text;
             continue;
         }
-        match read(&file) {
-            Ok((_, new)) => {
+        match parse(&text) {
+            Ok(new) => {
                 info!(readers = new.len(), "readers' keys are read again");
                 keys.store(Arc::new(new));
             }
             Err(why) => error!(alarm = "reload", %why, "readers' keys stay as they were"),
         }
-        taken.clone_from(&seen);
+        taken = text;
     }
 }

@@ -203,7 +203,7 @@ impl App {
 
     /// The time by the table's clock, as far as its answers have told how far ours is off.
     fn table_time(&self, store: &DynamoVault) -> Timestamp {
-        muster::shifted(self.clock.now(), store.vitals().skew_ms(self.clock.as_ref()))
+        store.vitals().now(self.clock.as_ref())
     }
 
     /// The provider profile that a client names.

@@ -88,7 +88,7 @@ impl Muster {
 
     /// These members, at this time of the table's clock.
     pub(super) fn of(members: Vec<Member>, shards: u32, limits: Limits, now: Timestamp) -> Self {
-        let set_right = |member: Member| Member { at: shifted(member.at, member.skew_ms), ..member };
+        let set_right = |member: Member| Member { at: member.at.set_right(member.skew_ms), ..member };
         let members: Vec<_> = members.into_iter().map(set_right).collect();
         let alive = members.iter().filter(|member| !is_silent(member, &limits.rules, now));
         let mut view = View::new(limits.rules);
@@ -118,11 +118,6 @@ impl Muster {
         let owned: usize = self.seen.iter().map(|seen| seen.shards.len()).sum();
         usize::try_from(self.shards).unwrap_or(usize::MAX).saturating_sub(owned)
     }
-}
-
-/// A reading of a clock that is so far ahead of the table's.
-pub(super) fn shifted(at: Timestamp, skew_ms: i64) -> Timestamp {
-    Timestamp::from_millis(at.as_millis().saturating_sub(skew_ms))
 }
 
 fn is_silent(member: &Member, rules: &Rules, now: Timestamp) -> bool {

@@ -12,7 +12,6 @@ use axum::Router;
 use axum::body::HttpBody as _;
 use axum::extract::Request;
 use axum::http::header::HOST;
-use axum::http::uri::Authority;
 use axum::http::{Method, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse as _, Response};
@@ -23,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 
+use crate::client::is_this_machine;
 use crate::time::Clock;
 
 /// Connections at once.
@@ -112,14 +112,6 @@ fn is_meant_for_this_machine(request: &Request) -> bool {
     let named = request.headers().get_all(HOST).iter().map(|host| host.to_str().ok()?.parse().ok());
     let target = request.uri().authority().cloned().map(Some);
     named.chain(target).all(|host| host.is_some_and(|host| is_this_machine(&host)))
-}
-
-fn is_this_machine(authority: &Authority) -> bool {
-    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    match host.parse::<std::net::IpAddr>() {
-        Ok(address) => address.is_loopback(),
-        Err(_) => host.eq_ignore_ascii_case("localhost"),
-    }
 }
 
 #[cfg(test)]

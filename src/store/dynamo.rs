@@ -355,11 +355,7 @@ impl Roster for DynamoStore {
 
 impl Store for DynamoStore {
     async fn read(&self, id: &ClientId) -> Result<Partition, StoreError> {
-        let mut partition = Partition::default();
-        for (key, item) in counted("read", self.partition(Key::partition(id)).await)? {
-            partition.insert(&key, item);
-        }
-        Ok(partition)
+        Ok(counted("read", self.partition(Key::partition(id)).await)?.into_iter().collect())
     }
 
     async fn apply(&self, change: &Change) -> Result<Applied, StoreError> {

@@ -6,14 +6,12 @@ use std::sync::Mutex;
 
 use aws_sdk_dynamodb::config::{BehaviorVersion, Credentials, Region};
 use aws_sdk_dynamodb::types::AttributeValue;
-use clap::CommandFactory as _;
-use perennial::cli::Cli;
 use perennial::iam::Role;
 
 use super::gate::Gate;
 use crate::support::iam::Policy;
 use crate::support::{
-    Auth, Deployment, DynamoLocal, EcsAgent, Moto, Process, StrictProvider, part, snapshot,
+    Auth, Deployment, DynamoLocal, EcsAgent, Moto, Process, StrictProvider, commands, part, snapshot,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -72,19 +70,9 @@ pub(crate) const COMMANDS: &[(&str, &[Role])] = &[
     ("man", NOBODY),
 ];
 
-/// Every command, as the program defines them.
+/// Every command, as the program defines them: those that have none below them, and one that does its work without.
 pub(crate) fn leaves() -> BTreeSet<String> {
-    fn below(command: &clap::Command, path: &str, found: &mut BTreeSet<String>) {
-        if command.get_subcommands().next().is_none() || path.trim() == "agent" {
-            found.insert(path.trim().to_owned());
-        }
-        for command in command.get_subcommands() {
-            below(command, &format!("{path} {}", command.get_name()), found);
-        }
-    }
-    let mut found = BTreeSet::new();
-    below(&Cli::command().disable_help_subcommand(true), "", &mut found);
-    found
+    commands().into_iter().map(|(name, _)| name).chain(["agent".to_owned()]).collect()
 }
 
 /// A provider, AWS's services, an ECS agent, and a configuration that names all of them.

@@ -2,10 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use clap::{Command, CommandFactory as _};
-use perennial::cli::Cli;
-
 use super::world::{ASSERTION, FILTERS, Mood, QUERY, SECRET, World};
+use crate::support::commands;
 
 /// How each command is run, in an order in which each finds something to do.
 const RUNS: &[(&str, &[&str])] = &[
@@ -64,28 +62,10 @@ const RUNS: &[(&str, &[&str])] = &[
     ("clients remove", &["posted", "--yes"]),
 ];
 
-/// The commands that have none below them, by their words; and those that know `--json`.
-fn leaves(command: &Command, above: &str, found: &mut Vec<(String, bool)>) {
-    for below in command.get_subcommands().filter(|below| below.get_name() != "help") {
-        let name = format!("{above} {}", below.get_name()).trim().to_owned();
-        if below.has_subcommands() {
-            leaves(below, &name, found);
-        } else {
-            found.push((name, below.get_arguments().any(|argument| argument.get_id() == "json")));
-        }
-    }
-}
-
-fn all() -> Vec<(String, bool)> {
-    let mut found = Vec::new();
-    leaves(&Cli::command(), "", &mut found);
-    found
-}
-
 #[test]
 fn every_command_is_listed_here() {
     let (there, here): (BTreeSet<_>, BTreeSet<_>) = (
-        all().into_iter().map(|(name, _)| name).collect(),
+        commands().into_iter().map(|(name, _)| name).collect(),
         RUNS.iter().map(|(name, _)| (*name).to_owned()).collect(),
     );
     assert_eq!(there, here, "say in RUNS how the new command is run");
@@ -93,7 +73,7 @@ fn every_command_is_listed_here() {
 
 /// All of them, in their order.
 fn run_all(world: &World, more: &[(&str, &str)]) {
-    let json: BTreeSet<_> = all().into_iter().filter_map(|(name, json)| json.then_some(name)).collect();
+    let json: BTreeSet<_> = commands().into_iter().filter_map(|(name, json)| json.then_some(name)).collect();
     for (name, arguments) in RUNS {
         let words: Vec<&str> = name.split(' ').chain(arguments.iter().copied()).collect();
         let output = world.run_with(&words, more);

@@ -9,6 +9,7 @@
 
 pub(crate) mod alarm;
 mod canaries;
+mod commands;
 mod daemon;
 mod dynamo;
 mod ecs;
@@ -32,6 +33,7 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 pub(crate) use canaries::Canaries;
+pub(crate) use commands::commands;
 pub(crate) use daemon::{Deployment, NewClient, agent_url, health_url, snapshot};
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use ecs::{EcsAgent, Mood, TASK};
