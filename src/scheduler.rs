@@ -137,7 +137,8 @@ pub struct Scheduler<S, E> {
     started: (Timestamp, Moment),
     /// The two clocks at the last turn.
     turned: (Timestamp, Moment),
-    draining: bool,
+    /// Cancelled when nobody is to be acquired any more.
+    draining: CancellationToken,
     /// Whether the skew was an alarm, and too much, at the last turn.
     skewed: (bool, bool),
     /// Since when it is too much.
@@ -197,7 +198,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             summary: Summary::default(),
             started,
             turned: started,
-            draining: false,
+            draining: CancellationToken::new(),
             skewed: (false, false),
             skewed_since: None,
             counted: None,
@@ -246,7 +247,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     /// Stops acquiring, and lets every job end: a refresh in flight may hold the only copy of its tokens.
     async fn drain(mut self, now: &CancellationToken, patience: Duration) -> Summary {
-        self.draining = true;
+        self.draining.cancel();
         self.refresher.hurry();
         let limit = self.clock.sleep(patience);
         tokio::pin!(limit);
@@ -649,14 +650,22 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         note_lateness(&place.known, provider, self.clock.now());
         let (refresher, known) = (Arc::clone(&self.refresher), place.known.clone());
         let provider = Arc::clone(provider);
-        let job = async move { Done::Refreshed(Box::new(refresher.refresh(&known, &provider).await)) };
+        let (permit, clock, draining) = (self.permit.clone(), Arc::clone(&self.clock), self.draining.clone());
+        let job = async move {
+            refresher.warm(&known, &provider).await;
+            // By now the shard may be another's, or this process may be about to end.
+            if draining.is_cancelled() || *permit.borrow() <= clock.moment() {
+                return Done::NotBegun;
+            }
+            Done::Refreshed(Box::new(refresher.refresh(&known, &provider).await))
+        };
         let handle = self.jobs.spawn(job);
         self.running.insert(handle.id(), (slot, Some(pass)));
     }
 
     /// Reads a client again.
     fn look(&mut self, slot: u32) {
-        if self.draining {
+        if self.draining.is_cancelled() {
             return;
         }
         let Some(place) = self.slots[slot as usize].as_mut() else { return };
