@@ -6,7 +6,7 @@
 use std::error::Error;
 use std::time::Duration;
 
-use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_secretsmanager::error::{ErrorMetadata, ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::ParameterType;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::retry::RetryConfig;
@@ -109,11 +109,16 @@ where
         "ValidationException",
         "KMSAccessDeniedException",
     ];
-    let code = match error {
-        SdkError::ServiceError(context) => context.err().code(),
+    let said = match error {
+        SdkError::ServiceError(context) => Some(context.err().meta()),
         _ => None,
     };
-    let told = aws::told(error, code);
+    let code = said.and_then(ErrorMetadata::code);
+    let mut told = aws::told(error, code);
+    // An error that the SDK has a type for may lack the message where a service spells its member another way.
+    if let Some(message) = said.and_then(ErrorMetadata::message).filter(|message| !told.contains(message)) {
+        told = format!("{message}: {told}");
+    }
     if code.is_some_and(|code| FINAL.contains(&code)) {
         Failure::Refused(told)
     } else {
