@@ -9,7 +9,7 @@ use std::str::FromStr;
 use super::ClientId;
 use super::reference::{Scheme, SecretRef};
 
-/// One rule: a reference in which `*` stands for anything but `/` (and in an ARN but `:`, so that it is one account's, or one
+/// One rule: a reference in which `*` stands for anything but `/` (in an ARN also but `:`, so that it is one account's, or one
 /// region's, where that is spelt), `{client}` for the client's id and `{provider}` for the name of its provider's profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rule {
