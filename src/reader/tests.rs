@@ -307,4 +307,5 @@ async fn a_question_asked_later_is_what_a_confirmation_waits_for() {
     assert_eq!(world.read(&acme()).await, Ok(2));
 }
 
+#[cfg(test)]
 mod copies;
