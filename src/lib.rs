@@ -6,7 +6,7 @@
 //!
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`secrets`],
-//! [`reply`], [`secret`], [`time`], [`entropy`]; then those who use tokens: [`reader`], [`agent`];
+//! [`reply`], [`secret`], [`time`], [`entropy`]; then those who use tokens: [`reader`], [`agent`], [`sink`];
 //! then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and
 //! the surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
 //! [`telemetry`].
@@ -41,6 +41,7 @@ pub mod secret;
 pub mod secrets;
 pub mod shown;
 pub mod shutdown;
+pub mod sink;
 pub mod spill;
 pub mod store;
 pub mod telemetry;

@@ -72,7 +72,7 @@ pub(super) fn token(
 /// Every member of a token's JSON, in one place. Strings of providers are escaped.
 pub(super) fn token_json(id: &ClientId, served: &Served) -> String {
     let token = served.token();
-    let kind = scheme(token);
+    let kind = token.scheme();
     let text = token.secret.expose();
     let mut out = String::with_capacity(2 * text.len() + 512);
     out.push_str("{\"client\":");
@@ -101,15 +101,6 @@ pub(super) fn token_json(id: &ClientId, served: &Served) -> String {
         served.stale,
     );
     out
-}
-
-/// As HTTP spells it (RFC 6750): providers write `bearer` and `BEARER`, and some servers mind.
-fn scheme(token: &AccessToken) -> &str {
-    match token.token_type.as_deref() {
-        None => "Bearer",
-        Some(kind) if kind.eq_ignore_ascii_case("bearer") => "Bearer",
-        Some(kind) => kind,
-    }
 }
 
 fn quote(out: &mut String, text: &str) {
