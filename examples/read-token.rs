@@ -7,7 +7,6 @@
 //! them: AWS_REGION, AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL_KMS.
 #![allow(clippy::print_stdout, reason = "that is what it is for")]
 
-use std::error::Error;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -22,6 +21,8 @@ use serde_json::{Value, json};
 const MIN_TTL: Duration = Duration::from_secs(1);
 /// ... and for so long at most.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 #[derive(Parser)]
 struct Options {
@@ -38,7 +39,7 @@ struct Options {
 }
 
 #[tokio::main]
-async fn main() -> Result<(), Box<dyn Error>> {
+async fn main() -> Result<(), Failure> {
     let options = Options::parse();
     let reader = reader(&options).await?;
     // Tokens that are in use are kept fresh: from now on, most reads are answered from memory.
@@ -66,7 +67,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-async fn reader(options: &Options) -> Result<Reader<DynamoVault>, Box<dyn Error>> {
+async fn reader(options: &Options) -> Result<Reader<DynamoVault>, Failure> {
     let local = match &options.key_file {
         Some(file) => Some(LocalKeys::parse(&std::fs::read_to_string(file)?)?),
         None => None,
@@ -76,7 +77,7 @@ async fn reader(options: &Options) -> Result<Reader<DynamoVault>, Box<dyn Error>
     Ok(Reader::over(table.clone(), table.vitals()))
 }
 
-async fn read(reader: &Reader<DynamoVault>, client: &str) -> Result<Value, Box<dyn Error + Send + Sync>> {
+async fn read(reader: &Reader<DynamoVault>, client: &str) -> Result<Value, Failure> {
     let want = Want { min_ttl: MIN_TTL, ..Want::default() };
     let served = reader.token(&ClientId::new(client)?, want, PATIENCE).await?;
     let token = served.token();

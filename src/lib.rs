@@ -46,3 +46,8 @@ pub mod spill;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+
+/// The snippets of the documentation, compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/readers.md")]
+mod snippets {}

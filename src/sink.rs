@@ -76,7 +76,6 @@ pub struct SinkError {
 /// All files of this process.
 pub struct Sink<S> {
     reader: Reader<S>,
-    clock: Arc<dyn Clock>,
     files: Vec<(File, Place, Option<Hook>)>,
     missing: Arc<AtomicUsize>,
 }
@@ -106,18 +105,17 @@ impl<S: Store> Sink<S> {
             opened.push((file, place, hook));
         }
         let missing = Arc::new(AtomicUsize::new(opened.len()));
-        Ok(Self { reader, clock, files: opened, missing })
+        Ok(Self { reader, files: opened, missing })
     }
 
     /// Keeps them until `drain` is cancelled. Files stay as they are then; commands that run are waited for.
     pub async fn run(self, drain: CancellationToken) {
         metrics::AGENT_FILES_MISSING.set_count(&[], self.missing.load(Ordering::Relaxed));
         let tending = self.files.into_iter().map(|(file, place, hook)| {
-            let (reader, clock) = (self.reader.clone(), Arc::clone(&self.clock));
+            let reader = self.reader.clone();
             let (changes, news) = watch::channel(None);
             let keeper = Keeper {
                 reader,
-                clock,
                 file,
                 place: Arc::new(place),
                 held: None,
@@ -138,7 +136,6 @@ impl<S: Store> Sink<S> {
 /// One file, and what is known of it.
 struct Keeper<S> {
     reader: Reader<S>,
-    clock: Arc<dyn Clock>,
     file: File,
     place: Arc<Place>,
     held: Option<Held>,
