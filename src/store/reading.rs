@@ -35,7 +35,8 @@ impl Reading {
     }
 
     /// Loads region and credentials, and sends nothing to the table yet. What it reads is access tokens: no other secret is
-    /// opened, or even asked for. Needs the rights that `perennial iam print reader` prints.
+    /// opened, or even asked for. A [`crate::reader::Reader`] before it needs the rights that `perennial iam print agent` prints, but for
+    /// `AsksForRefreshes`.
     ///
     /// # Errors
     /// [`StoreError::Refused`] where no region can be found.
