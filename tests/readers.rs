@@ -265,12 +265,38 @@ fn snippet(language: &str, word: &str) -> String {
     found
 }
 
+/// How a snippet is run, once its places are this test's: its function is called, and prints what it returns.
+fn runs(language: &str, code: &str) -> Command {
+    let (program, arguments) = match language {
+        "js" => ("node".into(), vec!["--input-type=module", "--eval", code]),
+        "python" => (part(".parts/moto/bin/python"), vec!["-c", code]),
+        _ => ("sh".into(), vec!["-ec", code]),
+    };
+    let mut command = bare(program);
+    // Beside the packages that it imports.
+    command.args(arguments).current_dir(part("examples/readers/node"));
+    command
+}
+
 async fn ran(mut command: Command, what: &str) -> String {
     let output = tokio::time::timeout(SOON, command.output()).await.expect("it ends").expect("it starts");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{what}: {errors}");
     String::from_utf8(output.stdout).expect("text").trim().to_owned()
 }
+
+/// By language and a word of its own: what must be there, and work.
+const SNIPPETS: [(&str, &str); 9] = [
+    ("js", "await fetch("),
+    ("js", "socketPath"),
+    ("js", "GetItemCommand"),
+    ("js", "/run/acme/token"),
+    ("python", "127.0.0.1:2774"),
+    ("python", "AF_UNIX"),
+    ("python", "boto3"),
+    ("python", "/run/acme/token"),
+    ("sh", "--unix-socket"),
+];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_documentation_shows_works() {
@@ -281,61 +307,31 @@ async fn what_the_documentation_shows_works() {
     let made = world.deployment.ok(&["agent", "key", "billing", "--json"]);
     let made: Value = serde_json::from_str(&made).expect("JSON");
     let entry = format!("[readers.billing]\nkey_sha256 = [{}]\nclients = [\"*\"]\n", made["key_sha256"]);
-    std::fs::write(world.deployment.path().join("keys.toml"), entry).expect("writable");
+    let at = |name: &str| world.deployment.path().join(name).to_str().expect("UTF-8").to_owned();
+    std::fs::write(at("keys.toml"), entry).expect("writable");
     let agent = world.deployment.start(&["agent"], &[]).await;
-    let url = agent_url(&agent).await;
-    let key = made["key"].as_str().expect("a key");
-    let dynamodb = DynamoLocal::shared().await;
-    // Where the documentation says what every reader says for himself.
-    let placed = |code: String| {
-        code.replace("http://127.0.0.1:2774", &url)
-            .replace("min_ttl=30s", "min_ttl=1s")
-            .replace(
-                "/run/perennial/agent.sock",
-                world.deployment.path().join("agent.sock").to_str().expect("UTF-8"),
-            )
-            .replace("/run/acme/token", world.deployment.path().join("token").to_str().expect("UTF-8"))
-            .replace("client-credentials", world.deployment.table_name())
-    };
+    let (url, key) = (agent_url(&agent).await, made["key"].as_str().expect("a key"));
     wait_until(SOON, "the file", async || world.deployment.path().join("token").exists()).await;
-    let node = |code: String| {
-        // Beside the packages that it imports.
-        let mut command = bare("node".into());
-        command.args(["--input-type=module", "--eval", &code]).current_dir(part("examples/readers/node"));
-        command
-    };
-    let python = |code: String| {
-        let mut command = bare(part(".parts/moto/bin/python"));
-        command.args(["-c", &code]);
-        command
-    };
-    let shell = |code: String| {
-        let mut command = bare("sh".into());
-        command.args(["-ec", &code]);
-        command
-    };
-    let js = "\nconsole.log(await authorization('acme-crm'));";
-    let py = "\nprint(authorization(\"acme-crm\"))";
-    let printing = |language: &str, word: &str, call: &str| placed(snippet(language, word)) + call;
-    let snippets = [
-        ("Node.js", node(printing("js", "await fetch(", js))),
-        ("Node.js, socket", node(printing("js", "socketPath", js))),
-        ("Node.js, table", node(printing("js", "GetItemCommand", js))),
-        ("Node.js, file", node(printing("js", "/run/acme/token", js))),
-        ("Python", python(printing("python", "127.0.0.1:2774", py))),
-        ("Python, socket", python(printing("python", "AF_UNIX", py))),
-        ("Python, table", python(printing("python", "boto3", py))),
-        ("Python, file", python(printing("python", "/run/acme/token", py))),
-        ("curl", shell(printing("sh", "--unix-socket", ""))),
-    ];
-    for (what, mut command) in snippets {
+    for (language, word) in SNIPPETS {
+        let call = match language {
+            "js" => "\nconsole.log(await authorization('acme-crm'));",
+            "python" => "\nprint(authorization(\"acme-crm\"))",
+            _ => "",
+        };
+        let code = (snippet(language, word) + call)
+            .replace("http://127.0.0.1:2774", &url)
+            .replace("min_ttl=30s", "min_ttl=1s")
+            .replace("/run/perennial/agent.sock", &at("agent.sock"))
+            .replace("/run/acme/token", &at("token"))
+            .replace("client-credentials", world.deployment.table_name());
+        let mut command = runs(language, &code);
         command.env("READER_KEY", key).env("HOME", world.deployment.path());
         command.envs([("AWS_ACCESS_KEY_ID", "test"), ("AWS_SECRET_ACCESS_KEY", "test")]);
-        command.env("AWS_REGION", "us-east-1").env("AWS_DEFAULT_REGION", "us-east-1");
-        command.env("AWS_ENDPOINT_URL_DYNAMODB", dynamodb.endpoint());
-        let printed = ran(command, what).await;
-        let token = printed.strip_prefix("Bearer ").unwrap_or_else(|| panic!("{what} prints {printed:?}"));
-        assert!(world.provider.is_active(token).await, "{what}");
+        command.envs([("AWS_REGION", "us-east-1"), ("AWS_DEFAULT_REGION", "us-east-1")]);
+        command.env("AWS_ENDPOINT_URL_DYNAMODB", DynamoLocal::shared().await.endpoint());
+        let printed = ran(command, word).await;
+        let token = printed.strip_prefix("Bearer ").unwrap_or_else(|| panic!("{word} prints {printed:?}"));
+        assert!(world.provider.is_active(token).await, "{language}, {word}");
     }
     assert!(!agent.errors().contains(key));
 }
