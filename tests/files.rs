@@ -263,17 +263,17 @@ async fn what_an_agent_leaves_behind_the_next_one_knows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_no_file_can_be_kept_the_agent_does_not_start_and_says_which() {
     let world = World::new("600", &(file("link", "") + &file("lost", ""))).await;
-    let refused = |path: &str| {
+    let refused = async |path: &str| {
         let variables = [("PERENNIAL__AGENT__FILES__LOST__PATH", path)];
-        let output = world.deployment.run_with(&["agent"], &variables);
-        assert_eq!(output.status.code(), Some(2), "{output:?}");
-        String::from_utf8(output.stderr).expect("text")
+        let mut agent = world.deployment.start(&["agent"], &variables).await;
+        assert_eq!(agent.exit_code(SOON).await, 2, "{}", agent.errors());
+        agent.errors()
     };
-    let said = refused("missing/lost");
+    let said = refused("missing/lost").await;
     assert!(said.contains("agent.files.lost.path") && said.contains("its folder must be there"), "{said}");
     fs::write(world.at("precious"), "precious").expect("writable");
     std::os::unix::fs::symlink("precious", world.at("link")).expect("a link");
-    let said = refused("lost");
+    let said = refused("lost").await;
     assert!(said.contains("agent.files.link.path") && said.contains("no regular file"), "{said}");
     assert_eq!(world.read("precious"), Some("precious".to_owned()));
 
