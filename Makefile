@@ -15,7 +15,7 @@ SEEDS ?= 1000
 # How long `make fuzz` stays with each entry.
 SECONDS ?= 600
 
-.PHONY: help demo test sim model chaos drills idle fuzz check sbom bench image compose-test run-as-ecs footprint deploy-check clean-parts
+.PHONY: help demo test sim model chaos drills siege idle fuzz check sbom bench bench-read image compose-test run-as-ecs footprint deploy-check clean-parts
 
 help: ## List these targets
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -33,7 +33,7 @@ test: ## Run all tests, against the real parts (fetched once, from npm and PyPI)
 	$(CARGO) build --locked --examples
 	$(CARGO) test --locked --doc
 	$(CARGO) test --locked --lib --bins --examples
-	$(CARGO) test --locked --test '*'
+	CARGO="$(CARGO)" scripts/integration.sh
 
 sim: ## Simulate a fleet through SEEDS storms, and a day of 100,000 clients
 	$(CARGO) build --locked --profile bench --no-default-features --example sim
@@ -41,6 +41,12 @@ sim: ## Simulate a fleet through SEEDS storms, and a day of 100,000 clients
 
 model: ## Model check the lease protocol with wider bounds than `make test` does
 	PERENNIAL_MODEL=deep $(CARGO) test --locked --test model -- --nocapture --test-threads 1 $(ARGS)
+
+# A quarter of an hour. ARGS="--scaled" takes a minute.
+siege: ## Besiege an agent: idle, slow and hostile connections, crowds, a table that is gone
+	scripts/parts.sh
+	@$(CARGO) build --locked --bins --example strict-provider --example siege
+	@target/debug/examples/siege $(ARGS)
 
 idle: ## Measure what an idle fleet of 2, 10 and 50 tasks costs a month
 	$(CARGO) build --locked --profile bench --no-default-features --example idle
@@ -98,6 +104,13 @@ deploy-check: ## Lint the CloudFormation template (tools fetched once, from PyPI
 
 bench: ## Measure the engine in a release build
 	$(CARGO) bench --locked --bench engine -- $(ARGS)
+
+# Needs wrk. The agent is the production build, without link-time optimisation; so is the floor.
+bench-read: ## Measure reads through the agent beside a bare hyper server
+	scripts/parts.sh
+	$(CARGO) build --locked --profile bench --no-default-features --bin perennial --example read-server
+	$(CARGO) build --locked --bin perennial --example bench-read
+	@target/debug/examples/bench-read $(ARGS)
 
 clean-parts: ## Remove what the tests have fetched
 	rm -rf .parts tests/parts/node_modules examples/readers/node/node_modules

@@ -63,11 +63,6 @@ struct Usage {
 
 impl Usage {
     async fn of(daemon: &Process, url: &str) -> Self {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
-        let megabytes = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
-            line.trim_matches([':', '\t', ' ', 'k', 'B']).parse::<f64>().unwrap() / 1024.0
-        };
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
         let ticks = |field: usize| fields[field].parse::<f64>().unwrap();
@@ -77,8 +72,8 @@ impl Usage {
         };
         let refreshed = [("outcome", "refreshed"), ("provider", "strict")];
         Self {
-            rss_mb: megabytes("VmRSS"),
-            peak_rss_mb: megabytes("VmHWM"),
+            rss_mb: daemon.rss_mb(),
+            peak_rss_mb: daemon.peak_rss_mb(),
             cpu_seconds: (ticks(11) + ticks(12)) / TICKS,
             refreshes: value("perennial_refreshes_total", &refreshed),
             write_units: value("perennial_consumed_write_units_total", &[]),

@@ -48,7 +48,7 @@ use crate::store::{Applied, Store, StoreError, View};
 use crate::time::Clock;
 
 pub use keys::Keys;
-pub use listen::{Socket, SocketError};
+pub use listen::{Socket, SocketError, make_room_for};
 
 use answer::{Answer, Form};
 use problem::Problem;

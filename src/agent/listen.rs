@@ -7,6 +7,7 @@ use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
@@ -16,6 +17,8 @@ use crate::time::Clock;
 
 /// Whoever the file's mode lets through may connect; its user still has to be one of ours.
 const MODE: u32 = 0o660;
+/// For connections to the table, files, and the runtime.
+const OWN_DESCRIPTORS: usize = 128;
 
 /// A place to answer at.
 pub enum Socket {
@@ -47,6 +50,20 @@ pub enum SocketError {
     /// Somebody listens there.
     #[error("{}: another process answers there", .0.display())]
     Taken(PathBuf),
+}
+
+/// Has the operating system allow descriptors for so many connections beside the program's own, as far as its hard limit
+/// goes: the soft one is often 1024. Returns for how many connections there is room.
+pub fn make_room_for(connections: usize) -> usize {
+    let needed = (connections + OWN_DESCRIPTORS) as u64;
+    let limit = getrlimit(Resource::Nofile);
+    let allowed = limit.maximum.map_or(needed, |most| most.min(needed));
+    if limit.current.is_some_and(|now| now < allowed) {
+        // Where it is refused, what there is has to do.
+        _ = setrlimit(Resource::Nofile, Rlimit { current: Some(allowed), maximum: limit.maximum });
+    }
+    let room = getrlimit(Resource::Nofile).current.unwrap_or(needed).min(needed);
+    usize::try_from(room).unwrap_or(connections).saturating_sub(OWN_DESCRIPTORS)
 }
 
 /// A socket's file: it goes with the process.

@@ -118,6 +118,13 @@ async fn serve(app: &App) -> anyhow::Result<ExitCode> {
     let meter = Meter::install(&config.metrics, lines)?;
     let shutdown = Shutdown::listen().context("installing signal handlers")?;
     let keys = keys_of(config)?;
+    let room = agent::make_room_for(config.agent.connections);
+    if room < config.agent.connections {
+        warn!(
+            room,
+            "the limit on open files (RLIMIT_NOFILE) is too low for agent.connections: raise it, or set fewer"
+        );
+    }
     let sockets = sockets(config).await?;
     let places: Vec<_> = sockets.iter().map(Socket::place).collect();
     let store = app.store_for(Role::Reader).await?;

@@ -205,16 +205,22 @@ impl Deployment {
 
     /// Starts the `run` of another build of the program.
     pub(crate) async fn daemon_of(&self, program: &Path, variables: &[(&str, &str)]) -> Process {
-        Process::start(program, ["run"], |command| {
-            self.settle(command);
-            command.envs(variables.iter().copied());
-        })
-        .await
+        self.start_of(program, &["run"], variables).await
     }
 
     /// Starts another command that runs until it is stopped.
     pub(crate) async fn start(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Process {
-        Process::start(&binary(), arguments, |command| {
+        self.start_of(&binary(), arguments, variables).await
+    }
+
+    /// The same with another build of the program.
+    pub(crate) async fn start_of(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Process {
+        Process::start(program, arguments, |command| {
             self.settle(command);
             command.envs(variables.iter().copied());
         })
@@ -276,7 +282,7 @@ pub(crate) async fn health_url(daemon: &Process) -> String {
 }
 
 /// The daemon's program. Cargo names it to tests; an example finds it beside its own folder.
-fn binary() -> PathBuf {
+pub(crate) fn binary() -> PathBuf {
     match option_env!("CARGO_BIN_EXE_perennial") {
         Some(path) => path.into(),
         None => {

@@ -63,6 +63,29 @@ impl Process {
         process
     }
 
+    /// Processor time of its threads that are alive, by the scheduler's own count (proc_pid_schedstat(5)).
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.pid)).expect("it runs").flatten();
+        let spent = threads.filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok());
+        spent.filter_map(|text| text.split(' ').next()?.parse().ok()).map(Duration::from_nanos).sum()
+    }
+
+    /// Resident memory, in MiB (proc_pid_status(5)).
+    pub(crate) fn rss_mb(&self) -> f64 {
+        self.megabytes("VmRSS")
+    }
+
+    /// The most that it had, in MiB.
+    pub(crate) fn peak_rss_mb(&self) -> f64 {
+        self.megabytes("VmHWM")
+    }
+
+    fn megabytes(&self, name: &str) -> f64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid)).expect("it runs");
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux tells it");
+        line.trim_matches([':', '\t', ' ', 'k', 'B']).parse::<f64>().expect("a number") / 1024.0
+    }
+
     /// The next line of the program's standard output.
     ///
     /// # Panics

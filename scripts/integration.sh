@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs the integration tests in two lanes: those that mostly wait for daemons to live through something, beside all others.
+# What the first lane says comes when the others are done.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cargo=${CARGO:-cargo}
+waiting=(alarms chaos drills siege)
+
+others=()
+for file in tests/*.rs; do
+    name=$(basename "$file" .rs)
+    [[ " ${waiting[*]} " == *" $name "* ]] || others+=("$name")
+done
+named() { printf -- '--test\n%s\n' "$@"; }
+
+"$cargo" test --locked --test '*' --no-run
+log=$(mktemp)
+lane=
+trap 'rm -f "$log"; [ -z "$lane" ] || kill "$lane" 2>/dev/null || true' EXIT
+mapfile -t arguments < <(named "${waiting[@]}")
+"$cargo" test --locked --no-fail-fast "${arguments[@]}" >"$log" 2>&1 &
+lane=$!
+mapfile -t arguments < <(named "${others[@]}")
+failed=0
+"$cargo" test --locked --no-fail-fast "${arguments[@]}" || failed=1
+wait "$lane" || failed=1
+lane=
+cat "$log"
+exit "$failed"
