@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
 use support::{
-    Auth, Deployment, DynamoLocal, Front, Moto, Process, StrictProvider, agent_url, example, part, snapshot,
-    wait_for, wait_until,
+    ACCESS_DENIED, Auth, Deployment, DynamoLocal, Front, Moto, Process, StrictProvider, agent_url, example,
+    part, snapshot, wait_for, wait_until,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -107,6 +107,8 @@ struct Service {
     answers: Lines<BufReader<ChildStdout>>,
     /// How often it has asked for a token's item.
     questions: Arc<AtomicUsize>,
+    /// Whether they are refused.
+    is_cut_off: Arc<AtomicBool>,
     child: Child,
     _front: Front,
 }
@@ -114,12 +116,13 @@ struct Service {
 impl Service {
     async fn start(world: &World, party: &'static str) -> Self {
         let questions = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&questions);
+        let is_cut_off = Arc::new(AtomicBool::new(false));
+        let (counted, refuses) = (Arc::clone(&questions), Arc::clone(&is_cut_off));
         let front = Front::before(DynamoLocal::shared().await.endpoint(), move |call| {
             let reads = ["GetItem", "BatchGetItem"].contains(&call.operation());
             let asks = reads && String::from_utf8_lossy(&call.body).contains("TOKEN#ACCESS");
             counted.fetch_add(usize::from(asks), Ordering::Relaxed);
-            None
+            refuses.load(Ordering::Relaxed).then_some(ACCESS_DENIED)
         })
         .await;
         let mut command = world.example(party, front.url()).await;
@@ -128,13 +131,30 @@ impl Service {
         let mut child = command.spawn().expect("it starts");
         let input = child.stdin.take().expect("it is piped");
         let answers = BufReader::new(child.stdout.take().expect("it is piped")).lines();
-        Self { party, input, answers, questions, child, _front: front }
+        Self { party, input, answers, questions, is_cut_off, child, _front: front }
     }
 
     /// Its token; none where it says that there is no good one. What it gives is good.
     async fn read(&mut self, id: &str) -> Option<String> {
         self.ask(id, 1).await;
         self.answer(id).await
+    }
+
+    /// While the table refuses, a good token goes on being given, an expired one is not.
+    async fn is_cut_off_and_back(&mut self) {
+        assert!(self.read("acme-crm").await.is_some(), "{}", self.party);
+        self.is_cut_off.store(true, Ordering::Relaxed);
+        let before = self.questions.load(Ordering::Relaxed);
+        let mut is_bridged = false;
+        wait_until(SOON, "the last one expires", async || {
+            let token = self.read("acme-crm").await;
+            is_bridged |= token.is_some() && self.questions.load(Ordering::Relaxed) > before;
+            token.is_none()
+        })
+        .await;
+        assert!(is_bridged, "{} gave nothing from the first refusal on", self.party);
+        self.is_cut_off.store(false, Ordering::Relaxed);
+        wait_until(SOON, "it is back", async || self.read("acme-crm").await.is_some()).await;
     }
 
     async fn ask(&mut self, id: &str, times: usize) {
@@ -194,6 +214,9 @@ async fn lives(world: &World, parties: &[&'static str]) {
             got.trim() == token || world.deployment.ok(&["get", "acme-crm"]).trim() == token
         })
         .await;
+    }
+    for service in &mut services {
+        service.is_cut_off_and_back().await;
     }
     daemon.signal("TERM");
     daemon.exit_code(SOON).await;
