@@ -133,7 +133,8 @@ async fn hot(clients: usize) {
 }
 
 async fn filled(clients: usize) -> Reader<MadeUp> {
-    let settings = Settings { clients, ..Settings::default() };
+    // Room for all: the cache is in parts, and they do not fill alike.
+    let settings = Settings { clients: 2 * clients, ..Settings::default() };
     let clock = Arc::new(SystemClock);
     let reader = Reader::new(MadeUp, Arc::new(Vitals::default()), clock, Box::new(|_| None), settings);
     let reads =

@@ -15,6 +15,7 @@
 
 mod admission;
 mod answer;
+mod body;
 pub mod keys;
 mod listen;
 mod problem;
@@ -30,7 +31,7 @@ use arc_swap::ArcSwap;
 use http::header::{ACCEPT, AUTHORIZATION};
 use http::request::Parts;
 use http::{HeaderMap, Method, Request};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -51,6 +52,7 @@ pub use keys::Keys;
 pub use listen::{Socket, SocketError, make_room_for};
 
 use answer::{Answer, Form};
+use body::Body;
 use problem::Problem;
 use query::Query;
 use rejection::{Rejections, Verdict};
@@ -149,7 +151,7 @@ impl<S: Store> Agent<S> {
             }
         };
         if is_head {
-            *answer.body_mut() = Full::default();
+            *answer.body_mut() = Body::default();
         }
         answer
     }

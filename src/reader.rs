@@ -404,7 +404,7 @@ impl Look {
 
 fn access_token(token: Token) -> Option<AccessToken> {
     Some(AccessToken {
-        secret: token.access_token?,
+        secret: token.access_token?.into(),
         token_type: token.token_type,
         scope: token.scope,
         expires_at: token.expires_at,

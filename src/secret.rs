@@ -6,6 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use zeroize::Zeroizing;
 
 /// A secret string: redacted in `Debug`, zeroized on drop, compared by value.
@@ -46,6 +47,50 @@ impl Secret {
     /// Whether there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty()
+    }
+}
+
+/// A secret that is handed out again and again: clones share its memory, which is zeroized with the last of them.
+#[derive(Clone)]
+pub struct Shared(Bytes);
+
+impl Shared {
+    /// The text itself, as [`Secret::expose`].
+    pub fn expose(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("it was a string")
+    }
+
+    /// The same for a connection, without copying it.
+    pub fn expose_bytes(&self) -> Bytes {
+        self.0.clone()
+    }
+}
+
+impl From<Secret> for Shared {
+    fn from(secret: Secret) -> Self {
+        Self(Bytes::from_owner(Owner(secret.text)))
+    }
+}
+
+impl PartialEq for Shared {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Shared {}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Shared(redacted)")
+    }
+}
+
+struct Owner(Zeroizing<String>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
     }
 }
 

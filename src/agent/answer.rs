@@ -1,7 +1,7 @@
 //! Answers: a token in its forms, and everything else.
 //!
-//! Whoever asks gets a token a million times for each time that it changes: what is written here is written by hand, into
-//! one buffer that is zeroized when the connection has sent it.
+//! Whoever asks gets a token a million times for each time that it changes: what is written here is written by hand, around
+//! the token, which is sent from where the cache has it.
 
 use std::fmt::Write as _;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use http::header::{
     RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{Response, StatusCode};
-use http_body_util::Full;
 use serde_json::json;
 use zeroize::Zeroizing;
 
+use super::body::Body;
 use super::problem::{Problem, seconds};
 use crate::client::ClientId;
 use crate::reader::{AccessToken, Served};
 use crate::record::Gen;
 
 /// What hyper sends.
-pub(super) type Answer = Response<Full<Bytes>>;
+pub(super) type Answer = Response<Body>;
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
@@ -50,11 +50,11 @@ pub(super) fn token(
     let tag = tag(token);
     let known = asked.get(IF_NONE_MATCH).is_some_and(|tags| names(tags.as_bytes(), tag.as_bytes()));
     let (body, content_type) = match form {
-        _ if known => (Bytes::new(), None),
-        Form::Json => (secret(token_json(id, served)), Some(JSON)),
-        Form::Text => (secret(token.secret.expose().to_owned()), Some(TEXT)),
+        _ if known => (Body::default(), None),
+        Form::Json => (token_body(id, served), Some(JSON)),
+        Form::Text => (token.secret.expose_bytes().into(), Some(TEXT)),
     };
-    let mut answer = Response::new(Full::new(body));
+    let mut answer = Response::new(body);
     if known {
         *answer.status_mut() = StatusCode::NOT_MODIFIED;
     }
@@ -69,25 +69,49 @@ pub(super) fn token(
     answer
 }
 
-/// Every member of a token's JSON, in one place. Strings of providers are escaped.
+/// A token's JSON around the token itself, which is not copied unless it has to be escaped.
+fn token_body(id: &ClientId, served: &Served) -> Body {
+    let secret = &served.token().secret;
+    let text = secret.expose();
+    if !is_plain(text) {
+        return self::secret(token_json(id, served)).into();
+    }
+    let mut out = String::with_capacity(512);
+    let [first, second] = write_token(&mut out, id, served, |_| ());
+    let around = Bytes::from(out);
+    let (token, again) = (secret.expose_bytes(), secret.expose_bytes());
+    Body::of([around.slice(..first), token, around.slice(first..second), again, around.slice(second..)])
+}
+
+/// The same in one piece.
 pub(super) fn token_json(id: &ClientId, served: &Served) -> String {
+    let text = served.token().secret.expose();
+    // Enough also where all of it is escaped: what has grown leaves a copy behind.
+    let escaped = if is_plain(text) { text.len() } else { 6 * text.len() };
+    let mut out = String::with_capacity(2 * escaped + 1024);
+    write_token(&mut out, id, served, |out| escape(out, text));
+    out
+}
+
+/// Every member of a token's JSON, in one place. Strings of providers are escaped. Returns where the token stands.
+fn write_token(out: &mut String, id: &ClientId, served: &Served, secret: impl Fn(&mut String)) -> [usize; 2] {
     let token = served.token();
     let kind = token.scheme();
-    let text = token.secret.expose();
-    let mut out = String::with_capacity(2 * text.len() + 512);
     out.push_str("{\"client\":");
-    quote(&mut out, id.as_str());
-    out.push_str(",\"access_token\":");
-    quote(&mut out, text);
-    out.push_str(",\"token_type\":");
-    quote(&mut out, kind);
+    quote(out, id.as_str());
+    out.push_str(",\"access_token\":\"");
+    let first = out.len();
+    secret(out);
+    out.push_str("\",\"token_type\":");
+    quote(out, kind);
     out.push_str(",\"authorization\":\"");
-    escape(&mut out, kind);
+    escape(out, kind);
     out.push(' ');
-    escape(&mut out, text);
+    let second = out.len();
+    secret(out);
     out.push_str("\",\"scope\":");
     match &token.scope {
-        Some(scope) => quote(&mut out, scope),
+        Some(scope) => quote(out, scope),
         None => out.push_str("null"),
     }
     // Writing to a string cannot fail.
@@ -100,7 +124,7 @@ pub(super) fn token_json(id: &ClientId, served: &Served) -> String {
         token.generation,
         served.stale,
     );
-    out
+    [first, second]
 }
 
 fn quote(out: &mut String, text: &str) {
@@ -111,8 +135,7 @@ fn quote(out: &mut String, text: &str) {
 
 /// RFC 8259 section 7.
 fn escape(out: &mut String, text: &str) {
-    let plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
-    if text.bytes().all(plain) {
+    if is_plain(text) {
         out.push_str(text);
         return;
     }
@@ -126,6 +149,12 @@ fn escape(out: &mut String, text: &str) {
             other => out.push(other),
         }
     }
+}
+
+/// Whether it stands in JSON as it is. Looks at every byte, so that it looks at many at once.
+fn is_plain(text: &str) -> bool {
+    let plain = |byte: u8| (byte >= 0x20) & (byte != b'"') & (byte != b'\\');
+    text.bytes().fold(true, |all, byte| all & plain(byte))
 }
 
 /// Zeroized once it has been sent.
@@ -185,7 +214,7 @@ pub(super) fn problem(problem: &Problem) -> Answer {
 
 /// Nothing has changed.
 pub(super) fn not_modified() -> Answer {
-    let mut answer = Response::new(Full::default());
+    let mut answer = Response::new(Body::default());
     *answer.status_mut() = StatusCode::NOT_MODIFIED;
     answer
 }
@@ -204,7 +233,7 @@ pub(super) fn refreshing(generation: Gen) -> Answer {
 pub(super) fn batch(items: &[(String, Result<String, Problem>)]) -> Answer {
     let tokens: Vec<_> = items.iter().map(|(id, item)| Zeroizing::new(in_batch(id, item))).collect();
     let parts: Vec<_> = tokens.iter().map(|text| text.as_str()).collect();
-    let mut answer = Response::new(Full::new(secret(format!("{{\"tokens\":[{}]}}\n", parts.join(",")))));
+    let mut answer = Response::new(Body::from(secret(format!("{{\"tokens\":[{}]}}\n", parts.join(",")))));
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
@@ -223,7 +252,7 @@ fn in_batch(id: &str, item: &Result<String, Problem>) -> String {
 
 /// Any JSON. Nobody keeps it.
 pub(super) fn json_answer(status: StatusCode, body: &serde_json::Value) -> Answer {
-    let mut answer = Response::new(Full::new(secret(format!("{body}\n"))));
+    let mut answer = Response::new(Body::from(secret(format!("{body}\n"))));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -232,7 +261,7 @@ pub(super) fn json_answer(status: StatusCode, body: &serde_json::Value) -> Answe
 
 /// A few words, or numbers.
 pub(super) fn text(body: String, content_type: &'static str) -> Answer {
-    let mut answer = Response::new(Full::new(Bytes::from(body)));
+    let mut answer = Response::new(Body::from(Bytes::from(body)));
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer
 }
@@ -240,6 +269,8 @@ pub(super) fn text(body: String, content_type: &'static str) -> Answer {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+
+    use http_body_util::BodyExt as _;
 
     use super::*;
     use crate::reader::{Sighting, Standing};
@@ -249,7 +280,7 @@ mod tests {
 
     fn served(secret: &str, kind: Option<&str>) -> Served {
         let token = AccessToken {
-            secret: Secret::new(secret),
+            secret: Secret::new(secret).into(),
             token_type: kind.map(Into::into),
             scope: Some("a \"b\"".into()),
             expires_at: Timestamp::from_secs(1_700_003_600),
@@ -272,10 +303,14 @@ mod tests {
         ClientId::new("acme").expect("an id")
     }
 
-    #[test]
-    fn a_token_in_json_is_json_whatever_the_provider_writes() {
+    #[tokio::test]
+    async fn a_token_in_json_is_json_whatever_the_provider_writes() {
         for nasty in ["plain", "q\"uo\\te", "new\nline\u{1}", "ü\u{2028}"] {
             let text = token_json(&id(), &served(nasty, Some("bearer")));
+            let body = token_body(&id(), &served(nasty, Some("bearer")));
+            let length = hyper::body::Body::size_hint(&body).exact();
+            let sent = body.collect().await.expect("infallible").to_bytes();
+            assert_eq!((sent.as_ref(), length), (text.as_bytes(), Some(text.len() as u64)));
             let read: serde_json::Value = serde_json::from_str(&text).expect(&text);
             assert_eq!(read["access_token"], nasty);
             assert_eq!(read["authorization"], format!("Bearer {nasty}"));

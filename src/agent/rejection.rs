@@ -109,7 +109,7 @@ mod tests {
 
     fn token(generation: i64, stored_secs: u64) -> AccessToken {
         AccessToken {
-            secret: Secret::new("a"),
+            secret: Secret::new("a").into(),
             token_type: None,
             scope: None,
             expires_at: Timestamp::MAX,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::record::Gen;
-use crate::secret::Secret;
+use crate::secret::Shared;
 use crate::time::{Moment, Timestamp};
 
 /// The daemon needs a moment from the time at which a refresh is due to the commit.
@@ -31,7 +31,7 @@ const JUMP: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AccessToken {
     /// The token.
-    pub secret: Secret,
+    pub secret: Shared,
     /// As the provider spelt it.
     pub token_type: Option<String>,
     /// The granted scope, space separated.

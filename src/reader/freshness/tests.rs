@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::secret::Secret;
 
 const WALL: Timestamp = Timestamp::from_secs(1_700_000_000);
 
@@ -16,7 +17,7 @@ fn after(elapsed: Duration) -> Now {
 /// Lives for an hour, and is replaced after 54 minutes.
 fn token() -> AccessToken {
     AccessToken {
-        secret: Secret::new("a"),
+        secret: Secret::new("a").into(),
         token_type: None,
         scope: None,
         expires_at: WALL.plus(secs(3600)),
