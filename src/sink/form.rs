@@ -80,7 +80,7 @@ mod tests {
 
     fn token(text: &str) -> AccessToken {
         AccessToken {
-            secret: Secret::new(text),
+            secret: Secret::new(text).into(),
             token_type: Some("bearer".into()),
             scope: None,
             expires_at: Timestamp::from_secs(1000),
