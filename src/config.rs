@@ -5,7 +5,7 @@
 //! serde would stop at the first one and print the value, which may be a secret.
 
 mod build;
-mod check;
+pub(crate) mod check;
 mod error;
 mod kind;
 mod reader;

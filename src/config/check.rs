@@ -12,7 +12,7 @@ use crate::client::allowance::Rule;
 use crate::client::outbound::{self, Pin};
 
 /// A check of one string.
-pub(super) type Check = fn(&str) -> Result<(), String>;
+pub(crate) type Check = fn(&str) -> Result<(), String>;
 
 /// Something visible, without control characters.
 pub(super) fn line(text: &str) -> Result<(), String> {
@@ -21,14 +21,33 @@ pub(super) fn line(text: &str) -> Result<(), String> {
 }
 
 /// A DynamoDB table name (Amazon DynamoDB Developer Guide, "Naming rules").
-pub(super) fn table(name: &str) -> Result<(), String> {
+pub(crate) fn table(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     refuse(!(3..=255).contains(&name.len()), "is not of 3 to 255 characters")?;
     refuse(!name.bytes().all(allowed), "has a character that a table name cannot have")
 }
 
+/// An S3 bucket's name as a policy has it (Amazon S3 User Guide, "General purpose bucket naming rules"). Requests may name it by an
+/// access point, too.
+pub(crate) fn bucket(name: &str) -> Result<(), String> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.' || byte == b'-';
+    let outer =
+        |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let bytes = name.as_bytes();
+    refuse(!(3..=63).contains(&name.len()), "is not of 3 to 63 characters")?;
+    refuse(!name.bytes().all(inner), "has a character that a bucket's name cannot have")?;
+    refuse(!outer(bytes.first()) || !outer(bytes.last()), "begins or ends with no letter and no digit")
+}
+
+/// An ECS cluster's name (Amazon ECS API Reference, "CreateCluster").
+pub(crate) fn cluster(name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    refuse(!(1..=255).contains(&name.len()), "is not of 1 to 255 characters")?;
+    refuse(!name.bytes().all(allowed), "has a character that a cluster's name cannot have")
+}
+
 /// An AWS region code.
-pub(super) fn region(name: &str) -> Result<(), String> {
+pub(crate) fn region(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     refuse(name.is_empty() || !name.bytes().all(allowed), "is not a region code")
 }
@@ -194,6 +213,8 @@ mod tests {
             &["abc", "client-credentials", "A_1.x"],
             &["", "ab", "a b c", "été", &"x".repeat(256)],
         );
+        accepts(bucket, &["acme-spill", "a.b1"], &["", "ab", "Acme", "a_b", "-ab", "ab.", "a/b", "a*b"]);
+        accepts(cluster, &["perennial", "A_1-x"], &["", "a/b", "*", "a b"]);
         accepts(region, &["eu-central-1"], &["", "EU", "eu central"]);
         accepts(scope, &["openid", "https://a.test/.default"], &["", "a b", "a\"b", "é"]);
         accepts(resource, &["https://api.test/"], &["api", "https://api.test/#x"]);

@@ -477,7 +477,10 @@ pub(in crate::config) static KEYS: &[Key] = &[
     ),
     key(
         "secrets.allow",
-        Kind::List("references in which `*` stands for anything but `/`", check::secret_rule),
+        Kind::List(
+            "references in which `*` stands for anything but `/`, in an ARN also but `:`",
+            check::secret_rule,
+        ),
         Is(""),
         "The references to client secrets that are followed, as in \"ssm:/oauth/{client}/*\": `{client}` and `{provider}` \
          stand for who uses it. None: a registration with a reference is not refreshed.",
