@@ -21,8 +21,7 @@ use support::{
 const SECRET: &str = "canary-client-secret";
 const SOON: Duration = Duration::from_secs(60);
 /// What it is told, a line a change, and all that is in its environment.
-const HOOK: &str =
-    "echo \"$TOKEN_CHANGE $TOKEN_GENERATION\" >>hook.log\nenv >hook.env\ncat \"$TOKEN_FILE\"\n";
+const HOOK: &str = "echo \"$TOKEN_CHANGE $TOKEN_GENERATION\" >>hook.log\nenv >hook.new\nmv hook.new hook.env\ncat \"$TOKEN_FILE\"\n";
 
 /// A provider, a table that a daemon keeps, and the folder in which the agent is to keep files.
 struct World {
@@ -161,10 +160,18 @@ async fn a_file_holds_one_whole_token_after_the_other_and_each_is_told_once() {
     })
     .await;
 
-    let expected: Vec<_> =
-        (generation(&first)..=wanted).map(|generation| format!("written {generation}")).collect();
-    wait_until(SOON, "all are told", async || world.told().len() >= expected.len()).await;
-    assert_eq!(world.told()[..expected.len()], expected, "each generation once, in their order");
+    let told = || -> Vec<i64> {
+        let generations = world.told().into_iter();
+        generations
+            .map(|line| line.strip_prefix("written ").and_then(|n| n.parse().ok()).expect("written"))
+            .collect()
+    };
+    let stood: BTreeSet<_> = whole.iter().map(generation).collect();
+    wait_until(SOON, "all that stood there are told", async || {
+        stood.iter().all(|generation| told().contains(generation))
+    })
+    .await;
+    assert!(told().is_sorted_by(|one, next| one < next), "each once, in their order: {:?}", told());
     let killed = |line: &Value| line["why"].as_str().is_some_and(|why| why.contains("did not end in 200ms"));
     wait_until(SOON, "what hangs is killed, time and again", async || {
         log_lines(&agent.errors()).iter().filter(|line| killed(line)).count() >= 2
