@@ -120,6 +120,11 @@ impl<S: Store> Agent<S> {
         }
     }
 
+    /// What it reads with, for whoever else wants tokens in this process.
+    pub fn reader(&self) -> &Reader<S> {
+        &self.reader
+    }
+
     /// Answers at these sockets until `drain` is cancelled and what is under way has ended.
     pub async fn serve(self: Arc<Self>, sockets: Vec<Socket>, drain: CancellationToken) {
         let (connections, clock) = (Arc::clone(&self.connections), Arc::clone(&self.clock));

@@ -25,8 +25,8 @@ use ::config::{Map, Value};
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use crate::client::Provider;
 use crate::client::allowance::Rules as SecretRules;
+use crate::client::{ClientId, Provider};
 use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::secret::Secret;
@@ -319,6 +319,39 @@ pub struct Agent {
     pub rejections: bool,
     /// How old a token must be for that: 10 s to 1 h.
     pub rejection_interval: Duration,
+    /// Files that it keeps, by name.
+    pub files: BTreeMap<String, AgentFile>,
+}
+
+/// `[agent.files.NAME]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentFile {
+    /// Whose access token.
+    pub client: ClientId,
+    /// Where it is written.
+    pub path: PathBuf,
+    /// What is written there.
+    pub format: FileFormat,
+    /// Its permissions, as in `0o640`; others than owner and group may read only where that was said.
+    pub mode: u32,
+    /// Its group; none for the agent's own.
+    pub group: Option<u32>,
+    /// A program and its arguments, to be run after each change; empty for none.
+    pub on_change: Vec<String>,
+    /// How long that may take: 100 ms to 10 min.
+    pub on_change_timeout: Duration,
+}
+
+/// What a file holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileFormat {
+    /// The access token and nothing else.
+    Token,
+    /// A JSON object.
+    Json,
+    /// Variables, a line each.
+    Env,
 }
 
 /// `[secrets]`.

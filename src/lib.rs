@@ -6,7 +6,7 @@
 //!
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`secrets`],
-//! [`reply`], [`secret`], [`time`], [`entropy`]; then those who use tokens: [`reader`], [`agent`], and
+//! [`reply`], [`secret`], [`time`], [`entropy`]; then those who use tokens: [`reader`], [`agent`], [`sink`], and
 //! what lies between: [`shared_cache`];
 //! then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and
 //! the surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
@@ -43,7 +43,13 @@ pub mod secrets;
 pub mod shared_cache;
 pub mod shown;
 pub mod shutdown;
+pub mod sink;
 pub mod spill;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+
+/// The snippets of the documentation, compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/readers.md")]
+mod snippets {}

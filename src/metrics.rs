@@ -159,6 +159,14 @@ metrics! {
         "Requests that wait, for the table or for a newer token.";
     AGENT_CLIENTS = "perennial_agent_clients", Kind::Gauge, Count, &[], sent("AgentClients", ALONE),
         "Clients that the agent remembers.";
+    AGENT_FILE_CHANGES = "perennial_agent_file_changes_total", Kind::Counter, Count, &[("outcome", "`written`, `removed`, `failed`")],
+        sent("AgentFileChanges", &[&["outcome"]]),
+        "Changes of files that hold a token, and tries that failed.";
+    AGENT_FILE_COMMANDS = "perennial_agent_file_commands_total", Kind::Counter, Count, &[("result", "`done`, `failed`")],
+        sent("AgentFileCommands", &[&["result"]]),
+        "Commands that were run after such a change.";
+    AGENT_FILES_MISSING = "perennial_agent_files_missing", Kind::Gauge, Count, &[], sent("AgentFilesMissing", ALONE),
+        "Files that are configured and hold no token, since there is no good one or it could not be written.";
     LEAST_LIFETIME_SERVED = "perennial_least_lifetime_served_seconds", Kind::Gauge, Seconds, &[], sent("LeastLifetimeServed", ALONE),
         "The shortest life that a token had left when this agent served it, since its start: above zero, or something is wrong.";
     SHARED_CACHE_CONNECTED = "perennial_shared_cache_connected", Kind::Gauge, Count, &[], sent("SharedCacheConnected", ALONE),

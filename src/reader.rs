@@ -7,20 +7,32 @@
 //!
 //! Invariant: an expired token is never served. While the table gives no answer, good ones go on being served, marked.
 //!
-//! ```no_run
-//! # async fn example(reader: &perennial::reader::Reader<perennial::store::MemoryStore>) {
-//! use perennial::client::ClientId;
-//! use perennial::reader::Want;
+//! A service makes one, keeps it, and asks it before each request of its own:
 //!
-//! let acme = ClientId::new("acme-crm").expect("a client id");
-//! match reader.token(&acme, Want::default(), std::time::Duration::ZERO).await {
-//!     Ok(served) => println!("good for {:?}", served.remaining),
-//!     Err(refusal) => println!("{refusal:?}"),
-//! }
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use std::time::Duration;
+//!
+//! use perennial::client::ClientId;
+//! use perennial::reader::{Reader, Want};
+//! use perennial::store::Reading;
+//!
+//! let table = Reading::of("client-credentials").open().await?;
+//! let reader = Reader::over(table.clone(), table.vitals());
+//! let keeping = reader.clone();
+//! tokio::spawn(async move { keeping.keep().await });
+//!
+//! let acme = ClientId::new("acme-crm")?;
+//! let want = Want { min_ttl: Duration::from_secs(30), ..Want::default() };
+//! let served = reader.token(&acme, want, Duration::from_secs(5)).await?;
+//! let authorization = format!("{} {}", served.token().scheme(), served.token().secret.expose());
+//! # drop(authorization);
+//! # Ok(())
 //! # }
 //! ```
 
 mod copies;
+mod follow;
 pub mod freshness;
 mod slot;
 mod upkeep;
@@ -38,7 +50,7 @@ use crate::item::Key;
 use crate::plan::lease;
 use crate::record::{Gen, Lease, Partition, Registration, Snapshot, Token};
 use crate::store::{Store, StoreError, View, Vitals};
-use crate::time::{Clock, Moment, Timestamp};
+use crate::time::{Clock, Moment, SystemClock, Timestamp};
 
 pub use copies::{Copied, Copies};
 pub use freshness::{AccessToken, Refusal, Served, Sighting, Standing, Want};
@@ -175,6 +187,12 @@ impl<S: Store> Reader<S> {
     pub fn with_copies(mut self, copies: Arc<dyn Copies>) -> Self {
         Arc::get_mut(&mut self.0).expect("it is not shared before it is whole").copies = Some(copies);
         self
+    }
+
+    /// The same by the machine's clock, with the usual settings, where every access token works until it expires.
+    pub fn over(store: S, vitals: &Arc<Vitals>) -> Self {
+        let (clock, overlaps) = (Arc::new(SystemClock), Box::new(|_: &str| None));
+        Self::new(store, Arc::clone(vitals), clock, overlaps, Settings::default())
     }
 
     /// The token, if it is known and good: no I/O, no waiting.

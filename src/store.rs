@@ -10,6 +10,7 @@ mod dynamo;
 mod embedded;
 pub(crate) mod item;
 pub mod memory;
+mod reading;
 mod reseal;
 mod rules;
 pub mod table;
@@ -22,6 +23,7 @@ pub use dynamo::{Connection, DynamoStore};
 #[cfg(feature = "embedded")]
 pub use embedded::{Embedded, EmbeddedError};
 pub use memory::MemoryStore;
+pub use reading::Reading;
 pub use reseal::{Form, Resealed};
 pub use table::{Finding, Schema, TableError, TableSpec, Verdict};
 pub use vault::{Herald, News, Role, Vault};

@@ -69,6 +69,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["client", "entropy", "item", "metrics", "reader", "record", "secret", "shown", "store", "time"],
     ),
     ("agent", &["client", "item", "metrics", "plan", "reader", "record", "secret", "store", "time"]),
+    // Files with tokens: what the reader has read, on a disk. It runs commands, and gives them no secret.
+    ("sink", &["client", "entropy", "metrics", "reader", "record", "store", "time"]),
     ("ecs", &["entropy", "plan", "time"]),
     ("health", &["client", "ecs", "metrics", "record", "scheduler", "store", "time"]),
     // Where hostile bytes come in: called by fuzz targets and hostile tests, and by nothing of the program.
@@ -83,8 +85,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
 const WIRING: &[&str] = &["cli", "main"];
 
 /// Modules that know stores and token endpoints by their traits alone.
-const ABSTRACT: &[&str] =
-    &["agent", "reader", "fleet", "health", "maintenance", "plan", "refresh", "registrar", "scheduler"];
+const ABSTRACT: &[&str] = &[
+    "agent",
+    "reader",
+    "fleet",
+    "health",
+    "maintenance",
+    "plan",
+    "refresh",
+    "registrar",
+    "scheduler",
+    "sink",
+];
 /// The implementations behind those traits.
 const CONCRETE: &[(&str, &[&str])] = &[
     (
@@ -95,6 +107,7 @@ const CONCRETE: &[(&str, &[&str])] = &[
             "DynamoVault",
             "Embedded",
             "MemoryStore",
+            "Reading",
             "dynamo",
             "embedded",
             "memory",

@@ -565,6 +565,39 @@ fn the_sample_has_every_key_at_its_default() {
 }
 
 #[test]
+fn a_file_of_the_agents_says_whose_token_and_where_and_is_no_ones_to_read_by_accident() {
+    let file = |name: &str, more: &str| {
+        format!("[agent.files.{name}]\nclient = \"acme\"\npath = \"/run/{name}\"\n{more}\n")
+    };
+    let loaded =
+        load_toml(&file("acme", "mode = \"0640\"\non_change = [\"nginx\", \"-s\"]")).expect("a file");
+    let acme = &loaded.config.agent.files["acme"];
+    assert_eq!((acme.mode, acme.on_change.len(), acme.group), (0o640, 2, None));
+    let open = file("acme", "mode = \"0644\"");
+    for (text, key, word) in [
+        (open.clone(), "agent.files.acme.mode", "every user"),
+        (file("acme", "mode = \"0666\""), "agent.files.acme.mode", "lets others write"),
+        (file("acme", "group = \"staff\""), "agent.files.acme.group", "numeric"),
+        ("[agent.files.acme]\npath = \"x\"".to_owned(), "agent.files.acme.client", "missing"),
+        ("[agent.files.acme]\nclient = \"x\"".to_owned(), "agent.files.acme.path", "missing"),
+        (file("acme", "").replace("\"acme\"", "\"a b\""), "agent.files.acme.client", "client's id"),
+        (file("a-b", ""), "agent.files.a-b", "is not a name"),
+        (
+            file("one", "") + &file("two", "").replace("/run/two", "/run/one"),
+            "agent.files.two.path",
+            "agent.files.one",
+        ),
+    ] {
+        let errors = load_toml(&text).expect_err(&text).0;
+        assert!(
+            errors.iter().any(|error| error.key == key && error.problem.contains(word)),
+            "{text}: {errors:?}"
+        );
+    }
+    assert!(load_toml(&open.replace("\"0644\"", "\"0644\"\nworld_readable = true")).is_ok());
+}
+
+#[test]
 fn the_key_of_the_spill_is_never_shown() {
     let key = "5ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4e75ec4";
     let loaded = load_toml(&format!(
@@ -608,8 +641,9 @@ fn the_password_of_the_shared_cache_is_never_shown_and_travels_encrypted() {
 
 #[test]
 fn every_key_is_read() {
-    let loaded =
-        load_toml(&acme("params = { tenant = \"t\" }\nheaders = { x = \"h\" }")).expect("a provider");
+    let provider = acme("params = { tenant = \"t\" }\nheaders = { x = \"h\" }");
+    let file = "[agent.files.acme]\nclient = \"acme\"\npath = \"token\"\n";
+    let loaded = load_toml(&format!("{provider}\n{file}")).expect("a provider and a file");
     for row in reference() {
         let key = row
             .key

@@ -39,6 +39,8 @@ fn trace(name: &HeaderName) -> Option<&'static str> {
         _ if name == FORWARDED => Some("Forwarded"),
         _ if name == VIA => Some("Via"),
         _ if name == ORIGIN => Some("Origin"),
+        // The `fetch` of Node.js says this alone; browsers never say it without `Sec-Fetch-Site` (W3C Fetch Metadata).
+        "sec-fetch-mode" => None,
         name if name.starts_with("sec-fetch-") => Some("Sec-Fetch-*"),
         _ => None,
     }
@@ -71,9 +73,11 @@ mod tests {
             assert!(!admitted("/v1/token/a", &[("host", host)]), "{host}");
         }
         assert!(!admitted("/v1/token/a", &[("host", "localhost"), ("host", "localhost")]));
-        for trace in ["X-Forwarded-For", "Forwarded", "Via", "Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode"] {
-            assert!(!admitted("/v1/token/a", &[("host", "localhost"), (trace, "x")]), "{trace}");
+        for trace in ["X-Forwarded-For", "Forwarded", "Via", "Origin", "Sec-Fetch-Site", "Sec-Fetch-Dest"] {
+            let browser = [("host", "localhost"), ("sec-fetch-mode", "cors"), (trace, "x")];
+            assert!(!admitted("/v1/token/a", &browser), "{trace}");
         }
+        assert!(admitted("/v1/token/a", &[("host", "localhost"), ("sec-fetch-mode", "cors")]), "Node.js");
         assert!(!admitted("http://127.0.0.1/v1/token/a", &[("host", "127.0.0.1")]));
     }
 }

@@ -96,7 +96,7 @@ pub(super) fn token_json(id: &ClientId, served: &Served) -> String {
 /// Every member of a token's JSON, in one place. Strings of providers are escaped. Returns where the token stands.
 fn write_token(out: &mut String, id: &ClientId, served: &Served, secret: impl Fn(&mut String)) -> [usize; 2] {
     let token = served.token();
-    let kind = scheme(token);
+    let kind = token.scheme();
     out.push_str("{\"client\":");
     quote(out, id.as_str());
     out.push_str(",\"access_token\":\"");
@@ -125,15 +125,6 @@ fn write_token(out: &mut String, id: &ClientId, served: &Served, secret: impl Fn
         served.stale,
     );
     [first, second]
-}
-
-/// As HTTP spells it (RFC 6750): providers write `bearer` and `BEARER`, and some servers mind.
-fn scheme(token: &AccessToken) -> &str {
-    match token.token_type.as_deref() {
-        None => "Bearer",
-        Some(kind) if kind.eq_ignore_ascii_case("bearer") => "Bearer",
-        Some(kind) => kind,
-    }
 }
 
 fn quote(out: &mut String, text: &str) {

@@ -14,7 +14,7 @@ use serde_json::json;
 use tracing::{error, info, warn};
 
 use super::meter::Meter;
-use super::{App, UsageError, output, shared_cache};
+use super::{App, UsageError, files, output, shared_cache};
 use crate::agent::{self, Keys, Socket, keys};
 use crate::config::{Config, Profile};
 use crate::reader::{self, Overlaps, Reader};
@@ -130,14 +130,17 @@ async fn serve(app: &App) -> anyhow::Result<ExitCode> {
     let store = app.store_for(Role::Reader).await?;
     let readers = keys.as_ref().map(|file| Arc::clone(&file.keys));
     let agent = Arc::new(agent_for(app, store, readers, &meter)?);
+    let sink = files::sink(app, agent.reader().clone())?;
     info!(version = env!("CARGO_PKG_VERSION"), ?places, "answering");
     let watching = keys.map(|file| tokio::spawn(follow(file, app.clock())));
     let measured = Arc::clone(&agent);
     let metering = meter.start(app.clock(), move || measured.measure());
-    let mut serving = tokio::spawn(agent.serve(sockets, shutdown.drain.clone()));
+    let (answering, tending) =
+        (agent.serve(sockets, shutdown.drain.clone()), sink.run(shutdown.drain.clone()));
+    let mut serving = tokio::spawn(async { tokio::join!(answering, tending) });
     let clock = app.clock();
     let ended = tokio::select! {
-        ended = &mut serving => ended.map_err(|error| anyhow!("the agent ended: {error}")),
+        ended = &mut serving => ended.map(|_| ()).map_err(|error| anyhow!("the agent ended: {error}")),
         () = late(&shutdown, clock.as_ref()) => {
             warn!("requests are under way still: leaving them");
             Ok(())

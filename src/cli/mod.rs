@@ -11,6 +11,7 @@ mod completions;
 mod config;
 mod ecs;
 mod edit;
+mod files;
 mod fleet;
 mod get;
 mod healthcheck;

@@ -10,12 +10,12 @@ use url::Url;
 use super::kind::human;
 use super::reader::Reader;
 use super::{
-    Agent, Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing, SealingMode,
-    Secrets, SharedCache, Shutdown, Spill, Store, StoreKind,
+    Agent, AgentFile, Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing,
+    SealingMode, Secrets, SharedCache, Shutdown, Spill, Store, StoreKind,
 };
 use crate::client::allowance::Rules as SecretRules;
 use crate::client::outbound::{Outbound, network};
-use crate::client::{InDoubt, Provider, RateLimit, is_loopback, is_this_machine};
+use crate::client::{ClientId, InDoubt, Provider, RateLimit, is_loopback, is_this_machine};
 use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::seal::LocalKeys;
@@ -342,7 +342,51 @@ fn agent(r: &mut Reader) -> Agent {
         waiting: r.integer("agent.waiting"),
         rejections: r.flag("agent.rejections"),
         rejection_interval: r.duration("agent.rejection_interval"),
+        files: agent_files(r),
     }
+}
+
+fn agent_files(r: &mut Reader) -> BTreeMap<String, AgentFile> {
+    let mut files: BTreeMap<String, AgentFile> = BTreeMap::new();
+    for name in r.names("agent.files") {
+        let Some(file) = agent_file(r, &name) else { continue };
+        if let Some((other, _)) = files.iter().find(|(_, known)| known.path == file.path) {
+            let key = |name: &str| format!("agent.files.{name}.path");
+            let keys = [&*key(&name), &*key(other)];
+            r.refuse(&keys, format!("is the path of agent.files.{other} as well"), "give each file a path");
+        }
+        files.insert(name, file);
+    }
+    files
+}
+
+fn agent_file(r: &mut Reader, name: &str) -> Option<AgentFile> {
+    let key = |key: &str| format!("agent.files.{name}.{key}");
+    let client = r.optional_text(&key("client"));
+    let path = r.optional_text(&key("path"));
+    for (key, value, remedy) in
+        [("client", &client, "name the client"), ("path", &path, "say where the file is to be")]
+            .map(|(part, value, remedy)| (key(part), value, remedy))
+    {
+        if value.is_none() {
+            r.refuse(&[&key], "is missing", remedy);
+        }
+    }
+    // What does not fit has been refused.
+    let mode = u32::from_str_radix(&r.text(&key("mode")), 8).unwrap_or(0o600);
+    let world_readable = r.flag(&key("world_readable"));
+    if mode & 0o004 != 0 && !world_readable {
+        r.refuse(
+            &[&key("mode"), &key("world_readable")],
+            "lets every user of this machine read the token",
+            format!("use \"0640\" with a group, or set {} to true", key("world_readable")),
+        );
+    }
+    let group = r.optional_text(&key("group")).and_then(|id| id.parse().ok());
+    let format = r.choice(&key("format"));
+    let (on_change, on_change_timeout) = (r.list(&key("on_change")), r.duration(&key("on_change_timeout")));
+    let (client, path) = (ClientId::new(&client?).ok()?, path?.into());
+    Some(AgentFile { client, path, format, mode, group, on_change, on_change_timeout })
 }
 
 fn secrets(r: &mut Reader, profile: Profile) -> Secrets {

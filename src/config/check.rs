@@ -7,6 +7,7 @@ use tracing_subscriber::filter::LevelFilter;
 use url::Url;
 
 use super::error::Fault;
+use crate::client::ClientId;
 use crate::client::allowance::Rule;
 use crate::client::outbound::{self, Pin};
 
@@ -69,6 +70,25 @@ pub(super) fn scope(scope: &str) -> Result<(), String> {
 pub(super) fn resource(uri: &str) -> Result<(), String> {
     let parsed = Url::parse(uri).map_err(|_| "is not an absolute URI".to_owned())?;
     refuse(parsed.fragment().is_some(), "has a fragment")
+}
+
+/// A client's id.
+pub(super) fn client(id: &str) -> Result<(), String> {
+    refuse(ClientId::new(id).is_err(), "is no client's id")
+}
+
+/// A file's permissions, in octal: its owner may read it, and nobody else may write it.
+pub(super) fn mode(octal: &str) -> Result<(), String> {
+    let digits = octal.len() <= 4 && octal.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
+    let mode = u32::from_str_radix(octal, 8).ok().filter(|_| digits);
+    let mode = mode.ok_or("is no octal number of up to four digits")?;
+    refuse(mode & 0o400 == 0, "does not let its owner read the file")?;
+    refuse(mode & !0o644 != 0, "lets others write the file, or somebody run it")
+}
+
+/// A group's number.
+pub(super) fn group(id: &str) -> Result<(), String> {
+    refuse(id.parse::<u32>().is_err(), "is not a numeric group id")
 }
 
 /// A user's number.
@@ -145,6 +165,16 @@ pub(super) fn log_filter(filter: &str) -> Result<(), String> {
 
 /// The name of a provider.
 pub(super) fn provider_name(name: &str) -> Result<(), Fault> {
+    own_name(name, "is not a provider's name")
+}
+
+/// The name of a file that the agent keeps.
+pub(super) fn file_name(name: &str) -> Result<(), Fault> {
+    own_name(name, "is not a name for a file of the agent's")
+}
+
+/// One that an environment variable can have in its name.
+fn own_name(name: &str, problem: &str) -> Result<(), Fault> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let fits = name.starts_with(|first: char| first.is_ascii_lowercase())
         && name.bytes().all(allowed)
@@ -152,10 +182,7 @@ pub(super) fn provider_name(name: &str) -> Result<(), Fault> {
     if fits {
         return Ok(());
     }
-    Err(Fault::new(
-        "is not a provider's name",
-        "use a-z, 0-9 and single underscores, a letter first: [a-z][a-z0-9_]*",
-    ))
+    Err(Fault::new(problem, "use a-z, 0-9 and single underscores, a letter first: [a-z][a-z0-9_]*"))
 }
 
 /// The name of a further parameter of the token request: none that the request has already, since no parameter may
@@ -214,6 +241,11 @@ mod tests {
         accepts(resource, &["https://api.test/"], &["api", "https://api.test/#x"]);
         accepts(header_value, &["a b", ""], &["a\nb", "\u{7f}"]);
         accepts(line, &["x"], &["", "  ", "a\nb"]);
+        accepts(
+            mode,
+            &["0600", "640", "0644", "0400"],
+            &["", "0200", "0660", "0700", "00600", "+600", "0x1"],
+        );
     }
 
     #[test]

@@ -35,7 +35,8 @@ use Fallback::{Follows, Is, Required, Unset};
 type NameCheck = fn(&str) -> Result<(), Fault>;
 
 /// The names that operators choose, by the path at which they stand.
-const NAMES: [(&str, NameCheck); 3] = [
+const NAMES: [(&str, NameCheck); 4] = [
+    ("agent.files.*", check::file_name),
     ("providers.*", check::provider_name),
     ("providers.*.params.*", check::param_name),
     ("providers.*.headers.*", check::header_name),

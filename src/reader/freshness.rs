@@ -49,6 +49,17 @@ pub struct AccessToken {
     pub generation: Gen,
 }
 
+impl AccessToken {
+    /// Its type as HTTP spells it (RFC 6750): providers write `bearer` and `BEARER`, and some servers mind.
+    pub fn scheme(&self) -> &str {
+        match self.token_type.as_deref() {
+            None => "Bearer",
+            Some(kind) if kind.eq_ignore_ascii_case("bearer") => "Bearer",
+            Some(kind) => kind,
+        }
+    }
+}
+
 /// How a client stands, beside its token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
@@ -148,27 +159,37 @@ impl Served {
 }
 
 /// Why there is no token to give.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 pub enum Refusal {
     /// There is no such client.
+    #[error("there is no such client")]
     Absent,
     /// Its grant is gone: the customer has to consent again. With the provider's code.
+    #[error("its grant is gone ({0}): the customer has to consent again")]
     Dead(String),
     /// Held in doubt: an operator has to decide. With the code.
+    #[error("it is held ({0}): an operator has to decide")]
     Held(String),
     /// Paused by an operator, and its token has expired.
+    #[error("an operator paused it, and its token has expired")]
     Paused,
     /// Its first token is yet to come.
+    #[error("its first token is yet to come")]
     Pending(Duration),
     /// Its token has expired, and the next is late.
+    #[error("its token has expired, and the next is late")]
     Expired(Duration),
     /// Its token lives, and for less than was asked for.
+    #[error("its token lives for less than was asked for")]
     ShortLived(Duration),
     /// There is none of a later generation yet.
+    #[error("there is no newer token yet")]
     NoNewer(Duration),
     /// The table gives no answer, and nothing good is known.
+    #[error("the table gives no answer, and no good token is known")]
     Unavailable(Duration),
     /// The table refuses: rights or keys are missing.
+    #[error("the table refuses: rights or keys are missing")]
     Forbidden,
 }
 

@@ -1,13 +1,16 @@
-// Reads one client's access token from Perennial's table, sealed or plain, with `jose` and AWS's own SDK. Copy it: it is meant
-// to become a part of your program.
+// Reads clients' access tokens from Perennial's table, sealed or plain, with `jose` and AWS's own SDK, and keeps them in memory
+// for as long as they are good. Copy it: it is meant to become a part of your program.
 //
-// usage: node read-sealed-token.mjs CLIENT_ID [--table NAME] [--key-table NAME] [--key-file FILE] [--require-sealed]
+// usage: node read-sealed-token.mjs [CLIENT_ID] [--table NAME] [--key-table NAME] [--key-file FILE] [--require-sealed]
 //
-// Prints {"access_token":...,"expires_at":...,"sealed":...}, or says on standard error why not and ends with 1.
+// Prints {"access_token":...,"expires_at":...,"sealed":...}, or says on standard error why not and ends with 1. Without a client's
+// id it reads ids from standard input and answers each with a line, as a service would use it: {"client":...,"access_token":...}
+// or {"client":...,"error":...}.
 // Region, credentials and endpoints are found as the SDK finds them: AWS_REGION, AWS_ENDPOINT_URL_DYNAMODB,
 // AWS_ENDPOINT_URL_KMS. --key-file is for tokens that were sealed with sealing.mode = "local".
 import { createHash } from 'node:crypto';
 import { readFile } from 'node:fs/promises';
+import { createInterface } from 'node:readline';
 import { pathToFileURL } from 'node:url';
 import { parseArgs } from 'node:util';
 import { DynamoDBClient, GetItemCommand } from '@aws-sdk/client-dynamodb';
@@ -22,6 +25,13 @@ const HEADER = {
 };
 // How long an unwrapped key is used before KMS is asked again: what revoking a right takes.
 const KEY_LIFETIME_MS = 10 * 60_000;
+// A token in memory is asked for again soon after its refresh was due, and after a minute in any case ...
+const CONFIRM_MS = 60_000;
+const REFRESH_TAKES_MS = 1_500;
+// ... and what is overdue, or has failed, no more often than this.
+const PACE_MS = 1_000;
+// A table that does not answer is given up on while the token in memory is good.
+const DYNAMODB = { maxAttempts: 2, requestHandler: { connectionTimeout: 2_000, requestTimeout: 2_000 } };
 
 /** Whether Perennial sealed this text. A provider's own tokens may be JWE, too: their headers lack our members. */
 export function isSealed(text) {
@@ -130,11 +140,13 @@ async function imported(bytes) {
 }
 
 /**
- * A function that reads a client's token. Make it once and keep it: it holds connections and keys. Cache a token for a minute
- * at most, and read again on a 401: some providers end the old access token when they issue a new one.
+ * Reads clients' tokens. Make it once and keep it: it holds connections, keys and tokens.
+ *
+ * `read(client)` gives a token that is good, from memory where it can; ask it before each request of yours. `forget(client)` is for
+ * a 401 of a provider's: some end the old access token when they issue a new one, and the next `read` asks the table.
  */
 export function reader({ table, keyTable = `${table}-keys`, keyFile = null, requireSealed = false }) {
-  const dynamodb = new DynamoDBClient({});
+  const dynamodb = new DynamoDBClient(DYNAMODB);
   const fromKms = kmsKeys(dynamodb, new KMSClient({}), table, keyTable);
   const fromFile = keyFile === null ? Promise.resolve(new Map()) : readFile(keyFile, 'utf8').then(localKeys);
   const keyOf = async (kid) => {
@@ -143,22 +155,61 @@ export function reader({ table, keyTable = `${table}-keys`, keyFile = null, requ
     if (!key) throw new Error(`sealed with the key ${kid}: name its file`);
     return key;
   };
-  return async (client) => {
+  return cached(async (client) => {
     const { Item } = await dynamodb.send(
       new GetItemCommand({
         TableName: table,
         Key: { PK: { S: `CLIENT#${client}` }, SK: { S: 'TOKEN#ACCESS' } },
         // Nothing else of the item is a reader's business.
-        ProjectionExpression: 'access_token, expires_at, tok_gen',
+        ProjectionExpression: 'access_token, expires_at, refresh_at, tok_gen',
       }),
     );
     const [text, expiresAt] = [Item?.access_token?.S, Number(Item?.expires_at?.N)];
-    if (!text || !(expiresAt * 1000 > Date.now())) throw new Error(`no valid token for ${client}`);
+    if (!text || !(expiresAt * 1000 > Date.now())) throw new NoToken(`no valid token for ${client}`);
     const sealed = isSealed(text);
-    if (!sealed && requireSealed) throw new Error(`the token of ${client} is not sealed`);
+    if (!sealed && requireSealed) throw new NoToken(`the token of ${client} is not sealed`);
     const place = { table, client, version: Number(Item.tok_gen?.N) };
-    return { access_token: sealed ? await open(text, place, keyOf) : text, expires_at: expiresAt, sealed };
+    const token = { access_token: sealed ? await open(text, place, keyOf) : text, expires_at: expiresAt, sealed };
+    return { token, refreshAtMs: Number(Item.refresh_at?.N ?? expiresAt * 1000 - CONFIRM_MS) };
+  });
+}
+
+/** There is no good token: the table says so. */
+export class NoToken extends Error {}
+
+/**
+ * Tokens in memory, before a function that asks the table: at most one question about a client is under way, whoever wants its
+ * answer. While the table gives none, a good token goes on being given; an expired one never is.
+ */
+export function cached(ask) {
+  const known = new Map();
+  const isGood = (entry) => entry?.token !== undefined && entry.token.expires_at * 1000 > Date.now();
+  const learn = async (client) => {
+    try {
+      const { token, refreshAtMs } = await ask(client);
+      const due = refreshAtMs + REFRESH_TAKES_MS - Date.now();
+      known.set(client, { token, askAgain: Date.now() + Math.max(PACE_MS, Math.min(due, CONFIRM_MS)) });
+    } catch (error) {
+      const entry = known.get(client);
+      const bridged = isGood(entry) && !(error instanceof NoToken);
+      known.set(client, { ...(bridged ? { token: entry.token } : { error }), askAgain: Date.now() + PACE_MS });
+    }
   };
+  const read = async (client) => {
+    let entry = known.get(client);
+    if (entry?.asking === undefined && !(Date.now() < entry?.askAgain && (entry.error || isGood(entry)))) {
+      entry = { ...entry, askAgain: 0, asking: learn(client) };
+      known.set(client, entry);
+    }
+    // Nobody waits for a question while there is a good token.
+    if (entry.asking !== undefined && !isGood(entry)) {
+      await entry.asking;
+      entry = known.get(client);
+    }
+    if (isGood(entry)) return entry.token;
+    throw entry?.error ?? new NoToken(`no valid token for ${client}`);
+  };
+  return { read, forget: (client) => void known.delete(client) };
 }
 
 async function main() {
@@ -171,14 +222,24 @@ async function main() {
       'require-sealed': { type: 'boolean', default: false },
     },
   });
-  if (positionals.length !== 1) throw new Error('name one client: node read-sealed-token.mjs CLIENT_ID');
-  const read = reader({
+  if (positionals.length > 1) throw new Error('name one client: node read-sealed-token.mjs CLIENT_ID');
+  const tokens = reader({
     table: values.table,
     keyTable: values['key-table'],
     keyFile: values['key-file'],
     requireSealed: values['require-sealed'],
   });
-  console.log(JSON.stringify(await read(positionals[0])));
+  if (positionals.length === 1) {
+    console.log(JSON.stringify(await tokens.read(positionals[0])));
+    return;
+  }
+  for await (const client of createInterface({ input: process.stdin })) {
+    // Not awaited: who asks next does not wait for who asked before.
+    tokens.read(client).then(
+      (token) => console.log(JSON.stringify({ client, ...token })),
+      (error) => console.log(JSON.stringify({ client, error: `${error.name}: ${error.message}` })),
+    );
+  }
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) {

@@ -1,9 +1,12 @@
 #!/usr/bin/env python3
-"""Reads one client's access token from Perennial's table, sealed or plain, with `joserfc` and `boto3`.
+"""Reads clients' access tokens from Perennial's table, sealed or plain, with `joserfc` and `boto3`, and keeps them in memory for
+as long as they are good.
 
 Copy it: it is meant to become a part of your program. `python read_sealed_token.py --help` says how it is called. It prints
-{"access_token": ..., "expires_at": ..., "sealed": ...}, or says on standard error why not and ends with 1. Region,
-credentials and endpoints are found as boto3 finds them: AWS_REGION, AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL_KMS.
+{"access_token": ..., "expires_at": ..., "sealed": ...}, or says on standard error why not and ends with 1. Without a client's id
+it reads ids from standard input and answers each with a line, as a service would use it: {"client": ..., "access_token": ...} or
+{"client": ..., "error": ...}. Region, credentials and endpoints are found as boto3 finds them: AWS_REGION,
+AWS_ENDPOINT_URL_DYNAMODB, AWS_ENDPOINT_URL_KMS.
 """
 
 import argparse
@@ -16,8 +19,10 @@ import re
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import boto3
+from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 from joserfc import jwe
 from joserfc.errors import JoseError
@@ -29,6 +34,13 @@ FAMILY = "at"
 HEADER = {"alg": str, "enc": str, "kid": str, "tbl": str, "cid": str, "att": str, "ver": int, "iat": int}
 # How long an unwrapped key is used before KMS is asked again: what revoking a right takes.
 KEY_LIFETIME = 600.0
+# A token in memory is asked for again soon after its refresh was due, and after a minute in any case ...
+CONFIRM = 60.0
+REFRESH_TAKES = 1.5
+# ... and what is overdue, or has failed, no more often than this.
+PACE = 1.0
+# A table that does not answer is given up on while the token in memory is good.
+DYNAMODB = Config(connect_timeout=2, read_timeout=2, retries={"total_max_attempts": 2})
 
 
 class Registry(jwe.JWERegistry):
@@ -44,6 +56,10 @@ REGISTRY = Registry(algorithms=["A256KW", "A256GCM"], strict_check_header=False)
 
 class Refused(Exception):
     """Why there is no token. Never holds one."""
+
+
+class NoToken(Refused):
+    """There is no good token: the table says so."""
 
 
 def is_sealed(text):
@@ -146,41 +162,89 @@ def local_keys(text):
     return keys
 
 
-class Reader:
-    """Reads clients' tokens. Make it once and keep it: it holds connections and keys.
+class Known:
+    """What is known of a client."""
 
-    Cache a token for a minute at most, and read again on a 401: some providers end the old access token when they issue a
-    new one.
+    def __init__(self):
+        self.asking = threading.Lock()
+        self.token, self.error, self.ask_again = None, None, 0.0
+
+    def good(self):
+        token = self.token
+        return token if token is not None and token["expires_at"] > time.time() else None
+
+
+class Reader:
+    """Reads clients' tokens. Make it once and keep it: it holds connections, keys and tokens. Threads may share it.
+
+    `read` gives a token that is good, from memory where it can; ask it before each request of yours. At most one question about a
+    client is under way, whoever wants its answer. While the table gives none, a good token goes on being given; an expired one
+    never is. `forget` is for a 401 of a provider's: some end the old access token when they issue a new one, and the next `read`
+    asks the table.
     """
 
     def __init__(self, table, key_table=None, key_file=None, require_sealed=False):
         self._table, self._require_sealed = table, require_sealed
-        self._dynamodb = boto3.client("dynamodb")
+        self._dynamodb = boto3.client("dynamodb", config=DYNAMODB)
         self._kms_keys = KmsKeys(self._dynamodb, boto3.client("kms"), table, key_table or f"{table}-keys")
+        self._known, self._naming = {}, threading.Lock()
         self._local = {}
         if key_file is not None:
             with open(key_file, encoding="ascii") as file:
                 self._local = local_keys(file.read())
 
     def read(self, client):
+        with self._naming:
+            known = self._known.setdefault(client, Known())
+        if time.time() >= known.ask_again or known.good() is None:
+            # Nobody waits for a question while there is a good token.
+            if known.asking.acquire(blocking=known.good() is None):
+                try:
+                    # Whoever has waited may find it answered.
+                    if time.time() >= known.ask_again:
+                        self._learn(client, known)
+                finally:
+                    known.asking.release()
+        token, error = known.good(), known.error
+        if token is None:
+            raise error or NoToken(f"no valid token for {client}")
+        return token
+
+    def forget(self, client):
+        with self._naming:
+            self._known.pop(client, None)
+
+    def _learn(self, client, known):
+        try:
+            token, refresh_at = self._ask(client)
+            due = refresh_at + REFRESH_TAKES - time.time()
+            known.token, known.error = token, None
+            known.ask_again = time.time() + max(PACE, min(due, CONFIRM))
+        except (Refused, BotoCoreError, ClientError) as error:
+            if isinstance(error, NoToken):
+                known.token = None
+            known.error, known.ask_again = error, time.time() + PACE
+
+    def _ask(self, client):
         answer = self._dynamodb.get_item(
             TableName=self._table,
             Key={"PK": {"S": f"CLIENT#{client}"}, "SK": {"S": "TOKEN#ACCESS"}},
             # Nothing else of the item is a reader's business.
-            ProjectionExpression="access_token, expires_at, tok_gen",
+            ProjectionExpression="access_token, expires_at, refresh_at, tok_gen",
         )
         item = answer.get("Item", {})
         text = item.get("access_token", {}).get("S")
         expires_at = int(item.get("expires_at", {}).get("N", 0))
         if not text or expires_at <= time.time():
-            raise Refused(f"no valid token for {client}")
+            raise NoToken(f"no valid token for {client}")
         sealed = is_sealed(text)
         if sealed:
             version = int(item.get("tok_gen", {}).get("N", -1))
             text = open_sealed(text, {"table": self._table, "client": client, "version": version}, self._key)
         elif self._require_sealed:
-            raise Refused(f"the token of {client} is not sealed")
-        return {"access_token": text, "expires_at": expires_at, "sealed": sealed}
+            raise NoToken(f"the token of {client} is not sealed")
+        refresh_at = int(item["refresh_at"]["N"]) / 1000 if "refresh_at" in item else expires_at - CONFIRM
+        return {"access_token": text, "expires_at": expires_at, "sealed": sealed}, refresh_at
 
     def _key(self, kid):
         if not kid.startswith("local/"):
@@ -190,9 +254,19 @@ class Reader:
         return self._local[kid]
 
 
+def answer(reader, client):
+    try:
+        found = reader.read(client)
+    except (Refused, BotoCoreError, ClientError) as error:
+        found = {"error": f"{type(error).__name__}: {error}"}
+    # One write a line: other threads print as well.
+    sys.stdout.write(json.dumps({"client": client, **found}) + "\n")
+    sys.stdout.flush()
+
+
 def main():
-    parser = argparse.ArgumentParser(description="Reads one client's access token, sealed or plain.")
-    parser.add_argument("client", help="the client's id")
+    parser = argparse.ArgumentParser(description="Reads clients' access tokens, sealed or plain.")
+    parser.add_argument("client", nargs="?", help="the client's id; without, ids are read from standard input")
     parser.add_argument("--table", default="client-credentials")
     parser.add_argument("--key-table", help="the table of wrapped keys; the table's name and -keys without")
     parser.add_argument("--key-file", help='for tokens that were sealed with sealing.mode = "local"')
@@ -203,7 +277,12 @@ def main():
         os.environ.setdefault("AWS_DEFAULT_REGION", os.environ["AWS_REGION"])
     try:
         reader = Reader(options.table, options.key_table, options.key_file, options.require_sealed)
-        print(json.dumps(reader.read(options.client)))
+        if options.client is not None:
+            print(json.dumps(reader.read(options.client)))
+            return
+        with ThreadPoolExecutor(max_workers=32) as threads:
+            for client in sys.stdin:
+                threads.submit(answer, reader, client.strip())
     except (Refused, BotoCoreError, ClientError, OSError) as error:
         sys.exit(f"read-sealed-token: {error}")
 

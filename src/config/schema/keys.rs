@@ -473,6 +473,55 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "How old a token must be for that; doubled while new tokens are refused as well.",
     ),
     key(
+        "agent.files.*.client",
+        Kind::Text("a client's id: A-Z a-z 0-9 . _ : @ -", check::client),
+        Required,
+        "Whose access token the file holds.",
+    ),
+    key(
+        "agent.files.*.path",
+        Kind::Text("a path", check::line),
+        Required,
+        "Where the agent keeps it: replaced in one step, so that no program ever reads a part of it, and removed when the token has \
+         expired without a successor. Its folder must be there.",
+    ),
+    key(
+        "agent.files.*.format",
+        Kind::Choice(&["token", "json", "env"]),
+        Is("token"),
+        "The access token alone, without a line's end; a JSON object; or variables, a line each.",
+    ),
+    key(
+        "agent.files.*.mode",
+        Kind::Text("permissions in octal, from \"0400\" to \"0644\"", check::mode),
+        Is("0600"),
+        "The file's permissions. Its owner may read, others never write or run it.",
+    ),
+    key(
+        "agent.files.*.world_readable",
+        Kind::Flag,
+        Is("false"),
+        "Whether `mode` may let every user of this machine read the token.",
+    ),
+    key(
+        "agent.files.*.group",
+        Kind::Text("a numeric group id", check::group),
+        Unset,
+        "The file's group, of which the agent's user must be a member; unset, the agent's own.",
+    ),
+    key(
+        "agent.files.*.on_change",
+        Kind::List("a program and its arguments", check::line),
+        Is(""),
+        "What is run after each change of the file, without a shell. It never gets the token: it reads the file.",
+    ),
+    key(
+        "agent.files.*.on_change_timeout",
+        between(millis(100), secs(600)),
+        Is("30s"),
+        "How long that may take before it is killed.",
+    ),
+    key(
         "secrets.allow",
         Kind::List(
             "references in which `*` stands for anything but `/`, in an ARN also but `:`",

@@ -1,0 +1,283 @@
+//! A file at its path: changed in one step, or not at all.
+//!
+//! The new content is written beside it, under a name that nobody else has, with its permissions before its first byte,
+//! and renamed over it. Renaming follows no link: what stands at the path is replaced, never what it points to. A link is
+//! refused all the same, since whoever made it expects otherwise.
+//!
+//! Beside the file stands a note of which token it holds, so that the next process knows until when what it finds is good.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions, Permissions};
+use std::io::{self, ErrorKind, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use crate::entropy::Entropy;
+use crate::record::Gen;
+use crate::time::Timestamp;
+
+/// What an unfinished file's name has besides its own.
+const PART: &str = ".part-";
+/// ... and that of a note.
+const NOTE: &str = ".perennial";
+/// No file of ours is larger, in bytes: an item of the table is of 400 KB at most.
+const LARGEST: u64 = 4 << 20;
+
+/// Why a file cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum PlaceError {
+    /// The path ends in no file's name.
+    #[error("this is no path of a file")]
+    NoName,
+    /// Something else than a file is there.
+    #[error(
+        "there is something that is no regular file: a symbolic link, perhaps; remove it, or name what it leads to"
+    )]
+    NotAFile,
+    /// Its folder is missing, or cannot be written to.
+    #[error("its folder must be there, and the agent's user must be able to write to it: {0}")]
+    Folder(io::Error),
+    /// Writing failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Which token a file holds. No secret: of a token's digest nobody can make the token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Note {
+    pub(super) client: String,
+    pub(super) form: String,
+    pub(super) generation: Gen,
+    pub(super) expires_at: Timestamp,
+    /// Of the file's content, in hexadecimal.
+    pub(super) sha256: String,
+}
+
+/// Where a file is kept.
+#[derive(Debug)]
+pub(super) struct Place {
+    path: PathBuf,
+    folder: PathBuf,
+    name: OsString,
+    mode: u32,
+    group: Option<u32>,
+    entropy: Arc<Entropy>,
+}
+
+impl Place {
+    /// Tries whether a file can be written here, and sweeps away what was never finished.
+    pub(super) fn open(
+        path: &Path,
+        (mode, group): (u32, Option<u32>),
+        entropy: Arc<Entropy>,
+    ) -> Result<Self, PlaceError> {
+        let name = path.file_name().ok_or(PlaceError::NoName)?.to_owned();
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+            _ => PathBuf::from("."),
+        };
+        let place = Self { path: path.to_owned(), folder, name, mode, group, entropy };
+        place.check()?;
+        place.sweep().map_err(PlaceError::Folder)?;
+        let probe = place.part();
+        drop(place.create(&probe, mode).map_err(PlaceError::Folder)?);
+        fs::remove_file(&probe).map_err(PlaceError::Folder)?;
+        Ok(place)
+    }
+
+    /// Replaces the file. Its note's digest is filled in.
+    pub(super) fn write(&self, content: &str, note: Note) -> Result<(), PlaceError> {
+        self.check()?;
+        self.replace(&self.path, self.mode, content.as_bytes())?;
+        let note = Note { sha256: digest(content.as_bytes()), ..note };
+        self.replace(&self.note(), 0o600, note.to_text().as_bytes())?;
+        File::open(&self.folder)?.sync_all()?;
+        Ok(())
+    }
+
+    /// Removes the file. It may be gone already.
+    pub(super) fn remove(&self) -> Result<(), PlaceError> {
+        self.check()?;
+        absent_is_fine(fs::remove_file(&self.path))?;
+        absent_is_fine(fs::remove_file(self.note()))?;
+        File::open(&self.folder)?.sync_all()?;
+        Ok(())
+    }
+
+    /// What an earlier process has left: none where nothing vouches for it, or where it was to look otherwise.
+    pub(super) fn found(&self, client: &str, form: &str) -> Option<Note> {
+        self.check().ok()?;
+        let note = Note::parse(&fs::read_to_string(self.note()).ok()?)?;
+        let found = fs::metadata(&self.path).ok().filter(|found| found.len() <= LARGEST)?;
+        let content = zeroize::Zeroizing::new(fs::read(&self.path).ok()?);
+        let fits = note.client == client
+            && note.form == form
+            && note.sha256 == digest(&content)
+            && found.permissions().mode() & 0o7777 == self.mode;
+        fits.then_some(note)
+    }
+
+    /// Whether anything stands there.
+    pub(super) fn is_there(&self) -> bool {
+        fs::symlink_metadata(&self.path).is_ok()
+    }
+
+    fn check(&self) -> Result<(), PlaceError> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if !found.is_file() => Err(PlaceError::NotAFile),
+            _ => Ok(()),
+        }
+    }
+
+    fn replace(&self, path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+        let part = self.part();
+        let written = self.create(&part, mode).and_then(|mut file| {
+            file.write_all(content)?;
+            file.sync_all()?;
+            fs::rename(&part, path)
+        });
+        written.inspect_err(|_| drop(fs::remove_file(&part)))
+    }
+
+    /// An empty file that is ours alone, and then whose it is to be.
+    fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        let settle = || {
+            if let Some(group) = self.group {
+                fchown(&file, None, Some(group))?;
+            }
+            // The mask of the process has no say.
+            file.set_permissions(Permissions::from_mode(mode))
+        };
+        settle().inspect_err(|_| drop(fs::remove_file(path)))?;
+        Ok(file)
+    }
+
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = OsString::from(".");
+        name.push(&self.name);
+        name.push(suffix);
+        self.folder.join(name)
+    }
+
+    fn part(&self) -> PathBuf {
+        self.beside(&format!("{PART}{}", self.entropy.nonce()))
+    }
+
+    fn note(&self) -> PathBuf {
+        self.beside(NOTE)
+    }
+
+    /// A process that was killed may have left a part, with a token in it.
+    fn sweep(&self) -> io::Result<()> {
+        let ours = self.beside(PART);
+        let ours = ours.file_name().unwrap_or_default().as_encoded_bytes();
+        for entry in fs::read_dir(&self.folder)? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(ours) {
+                absent_is_fine(fs::remove_file(entry.path()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Note {
+    fn to_text(&self) -> String {
+        let note = json!({
+            "client": self.client,
+            "format": self.form,
+            "generation": self.generation.0,
+            "expires_at": self.expires_at.as_secs(),
+            "sha256": self.sha256,
+        });
+        format!("{note}\n")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let note: Value = serde_json::from_str(text).ok()?;
+        let word = |name: &str| note[name].as_str().map(str::to_owned);
+        Some(Self {
+            client: word("client")?,
+            form: word("format")?,
+            generation: Gen(note["generation"].as_i64()?),
+            expires_at: Timestamp::from_secs(note["expires_at"].as_i64()?),
+            sha256: word("sha256")?,
+        })
+    }
+}
+
+fn digest(content: &[u8]) -> String {
+    hex::encode(Sha256::digest(content))
+}
+
+fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(path: &Path, mode: u32) -> Result<Place, PlaceError> {
+        Place::open(path, (mode, None), Arc::new(Entropy::from_seed(1)))
+    }
+
+    fn note() -> Note {
+        let (client, form) = ("acme".to_owned(), "token".to_owned());
+        Note { client, form, generation: Gen(3), expires_at: Timestamp::from_secs(9), sha256: String::new() }
+    }
+
+    #[test]
+    fn a_file_has_its_permissions_and_its_note_vouches_for_it_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        let place = place(&path, 0o640).expect("a place");
+        assert_eq!(place.found("acme", "token"), None);
+        place.write("one", note()).expect("written");
+        assert_eq!(fs::read_to_string(&path).expect("a file"), "one");
+        assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o7777, 0o640);
+        let found = place.found("acme", "token").expect("ours");
+        assert_eq!((found.generation, found.expires_at), (Gen(3), Timestamp::from_secs(9)));
+        assert_eq!((place.found("other", "token"), place.found("acme", "json")), (None, None));
+        fs::write(&path, "two").expect("written");
+        assert_eq!(place.found("acme", "token"), None, "somebody else wrote it");
+        place.remove().expect("removed");
+        place.remove().expect("removed already");
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_file_is_left_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        let ours = place(&link, 0o600).expect("nothing is there yet");
+        fs::write(&target, "precious").expect("written");
+        std::os::unix::fs::symlink(&target, &link).expect("a link");
+        assert!(matches!(place(&link, 0o600), Err(PlaceError::NotAFile)));
+        assert!(matches!(ours.write("token", note()), Err(PlaceError::NotAFile)));
+        assert!(matches!(ours.remove(), Err(PlaceError::NotAFile)));
+        assert_eq!(fs::read_to_string(&target).expect("a file"), "precious");
+        assert!(matches!(place(folder.path(), 0o600), Err(PlaceError::NotAFile)));
+        let missing = folder.path().join("missing/token");
+        assert!(matches!(place(&missing, 0o600), Err(PlaceError::Folder(_))));
+        assert!(matches!(place(Path::new("/"), 0o600), Err(PlaceError::NoName)));
+    }
+
+    #[test]
+    fn what_a_killed_process_left_unfinished_is_swept_away() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (part, other) = (folder.path().join(".token.part-00ff"), folder.path().join(".tok.part-00ff"));
+        fs::write(&part, "half a tok").expect("written");
+        fs::write(&other, "another file's").expect("written");
+        place(&folder.path().join("token"), 0o600).expect("a place");
+        assert!(!part.exists() && other.exists());
+    }
+}
