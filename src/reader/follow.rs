@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::freshness::{self, Judgement, Now, Refusal, Served, Want};
+use super::freshness::{self, Judgement, Now, Question, Refusal, Served, Want};
 use super::{Inner, PACE, Reader};
 use crate::client::ClientId;
 use crate::store::Store;
@@ -41,7 +41,7 @@ impl<S: Store> Inner<S> {
             match freshness::judge(&entry, Want::default(), now) {
                 Judgement::Serve(served) => {
                     if freshness::is_due(&entry, now) {
-                        this.ask(&slot);
+                        this.ask(&slot, Question::Which);
                     }
                     return Ok(served);
                 }
@@ -49,7 +49,7 @@ impl<S: Store> Inner<S> {
                 // A question whose task died told nothing.
                 Judgement::Ask if has_asked => return Err(Refusal::Unavailable(PACE)),
                 Judgement::Ask => {
-                    this.ask(&slot);
+                    this.ask(&slot, Question::Which);
                     ended.await;
                     has_asked = true;
                 }
