@@ -179,6 +179,12 @@ impl<S: Store> Reader<S> {
         }))
     }
 
+    /// The same by the machine's clock, with the usual settings, where every access token works until it expires.
+    pub fn over(store: S, vitals: &Arc<Vitals>) -> Self {
+        let (clock, overlaps) = (Arc::new(SystemClock), Box::new(|_: &str| None));
+        Self::new(store, Arc::clone(vitals), clock, overlaps, Settings::default())
+    }
+
     /// Has copies of tokens looked at before the table is asked.
     ///
     /// # Panics
@@ -187,12 +193,6 @@ impl<S: Store> Reader<S> {
     pub fn with_copies(mut self, copies: Arc<dyn Copies>) -> Self {
         Arc::get_mut(&mut self.0).expect("it is not shared before it is whole").copies = Some(copies);
         self
-    }
-
-    /// The same by the machine's clock, with the usual settings, where every access token works until it expires.
-    pub fn over(store: S, vitals: &Arc<Vitals>) -> Self {
-        let (clock, overlaps) = (Arc::new(SystemClock), Box::new(|_: &str| None));
-        Self::new(store, Arc::clone(vitals), clock, overlaps, Settings::default())
     }
 
     /// The token, if it is known and good: no I/O, no waiting.
