@@ -24,7 +24,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("record", &["client", "item", "secret", "shown", "time"]),
     ("plan", &["client", "item", "record", "reply", "secret", "time"]),
     ("metrics", &["time"]),
-    ("aws", &["client"]),
+    // Connections that nothing was asked through for a while, by either clock, are dropped.
+    ("aws", &["client", "time"]),
     ("store", &["aws", "client", "item", "metrics", "record", "seal", "secret", "time"]),
     ("provider", &["client", "reply", "secret", "time"]),
     ("seal", &["aws", "secret", "shown", "time"]),
