@@ -136,7 +136,8 @@ fn scheme(token: &AccessToken) -> &str {
     }
 }
 
-fn quote(out: &mut String, text: &str) {
+/// A string of JSON.
+pub(super) fn quote(out: &mut String, text: &str) {
     out.push('"');
     escape(out, text);
     out.push('"');
@@ -167,7 +168,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// Zeroized once it has been sent.
-fn secret(text: String) -> Bytes {
+pub(super) fn secret(text: String) -> Bytes {
     Bytes::from_owner(Zeroizing::new(text.into_bytes()))
 }
 

@@ -15,8 +15,8 @@ use tracing::{error, info, warn};
 
 use super::meter::Meter;
 use super::{App, UsageError, output};
-use crate::agent::{self, Keys, Socket, keys};
-use crate::config::{Config, Profile};
+use crate::agent::{self, Keys, Manner, Socket, drop_in, keys};
+use crate::config::{Config, Profile, SecretForm};
 use crate::reader::{self, Overlaps, Reader};
 use crate::shutdown::Shutdown;
 use crate::store::{DynamoVault, Role};
@@ -30,6 +30,8 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// No file of keys is larger, in bytes.
 const LARGEST: u64 = 1 << 20;
 const NO_FILE: &str = "is no file of at most 1 MiB";
+/// Where a region has to be named and there is none.
+const SOME_REGION: &str = "us-east-1";
 
 /// The readers that there are, and what they were read from.
 struct KeysFile {
@@ -126,11 +128,11 @@ async fn serve(app: &App) -> anyhow::Result<ExitCode> {
         );
     }
     let sockets = sockets(config).await?;
-    let places: Vec<_> = sockets.iter().map(Socket::place).collect();
+    let (places, drop_in) = (places(&sockets, Manner::Own), places(&sockets, Manner::DropIn));
     let store = app.store_for(Role::Reader).await?;
     let readers = keys.as_ref().map(|file| Arc::clone(&file.keys));
     let agent = Arc::new(agent_for(app, store, readers, &meter));
-    info!(version = env!("CARGO_PKG_VERSION"), ?places, "answering");
+    info!(version = env!("CARGO_PKG_VERSION"), ?places, ?drop_in, "answering");
     let watching = keys.map(|file| tokio::spawn(follow(file, app.clock())));
     let measured = Arc::clone(&agent);
     let metering = meter.start(app.clock(), move || measured.measure());
@@ -158,6 +160,10 @@ async fn late(shutdown: &Shutdown, clock: &dyn Clock) {
     }
 }
 
+fn places(sockets: &[(Socket, Manner)], wanted: Manner) -> Vec<String> {
+    sockets.iter().filter(|(_, manner)| *manner == wanted).map(|(socket, _)| socket.place()).collect()
+}
+
 fn agent_for(
     app: &App,
     store: DynamoVault,
@@ -178,6 +184,7 @@ fn agent_for(
         connections: own.connections,
         waiting: own.waiting,
         rejection_interval: own.rejections.then_some(own.rejection_interval),
+        drop_in: own.drop_in.address.map(|_| drop_in_settings(app.config())),
     };
     agent::Agent::new(reader, store, app.clock(), keys, Some(meter.exporter()), settings)
 }
@@ -187,13 +194,26 @@ fn overlaps(config: &Config) -> Box<Overlaps> {
     Box::new(move |name: &str| providers.get(name).and_then(|provider| provider.overlap))
 }
 
-async fn sockets(config: &Config) -> anyhow::Result<Vec<Socket>> {
+fn drop_in_settings(config: &Config) -> drop_in::Settings {
+    let own = &config.agent.drop_in;
+    let form = match own.form {
+        SecretForm::Json => drop_in::Form::Json,
+        SecretForm::Plain => drop_in::Form::Plain,
+    };
+    let region = config.store.region.as_deref().unwrap_or(SOME_REGION).to_owned();
+    drop_in::Settings { names: own.names.clone(), form, region }
+}
+
+async fn sockets(config: &Config) -> anyhow::Result<Vec<(Socket, Manner)>> {
     let own = &config.agent;
-    let mut sockets = vec![Socket::tcp(own.address).await?];
+    let mut sockets = vec![(Socket::tcp(own.address).await?, Manner::Own)];
     if let Some(path) = &own.socket {
         let mut users = own.socket_users.clone();
         users.push(rustix::process::geteuid().as_raw());
-        sockets.push(Socket::unix(path, users)?);
+        sockets.push((Socket::unix(path, users)?, Manner::Own));
+    }
+    if let Some(address) = own.drop_in.address {
+        sockets.push((Socket::tcp(address).await?, Manner::DropIn));
     }
     Ok(sockets)
 }

@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::kind::human;
 use super::reader::Reader;
 use super::{
-    Agent, Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing, SealingMode,
-    Secrets, Shutdown, Spill, Store, StoreKind,
+    Agent, Config, Discovery, DropIn, Ecs, Health, Lambda, Log, Maintenance, Metrics, Profile, Refresh,
+    Sealing, SealingMode, Secrets, Shutdown, Spill, Store, StoreKind,
 };
 use crate::client::allowance::Rules as SecretRules;
 use crate::client::outbound::{Outbound, network};
-use crate::client::{InDoubt, Provider, RateLimit, is_loopback};
+use crate::client::{ClientId, InDoubt, Provider, RateLimit, is_loopback};
 use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::seal::LocalKeys;
@@ -50,6 +50,7 @@ pub(super) fn config(
     let sealing = sealing(r, &store, profile);
     let spill = spill(r, &sealing);
     let agent = agent(r);
+    let lambda = lambda(r);
     let secrets = secrets(r, profile);
     let refresh = refresh?;
     Some(Config {
@@ -69,6 +70,7 @@ pub(super) fn config(
         spill,
         sealing,
         agent,
+        lambda,
         secrets,
         providers,
     })
@@ -276,12 +278,19 @@ fn sealing(r: &mut Reader, store: &Store, profile: Profile) -> Sealing {
 
 fn agent(r: &mut Reader) -> Agent {
     let address = r.address("agent.address");
-    if !address.ip().is_loopback() {
-        r.refuse(
-            &["agent.address"],
-            "tokens would leave this machine, unencrypted",
-            "use an address of 127.0.0.0/8 or ::1; other machines run an agent of their own",
-        );
+    let drop_in = DropIn {
+        address: r.optional_address("agent.drop_in.address"),
+        names: r.list("agent.drop_in.names"),
+        form: r.choice("agent.drop_in.form"),
+    };
+    for (key, address) in [("agent.address", Some(address)), ("agent.drop_in.address", drop_in.address)] {
+        if address.is_some_and(|address| !address.ip().is_loopback()) {
+            r.refuse(
+                &[key],
+                "tokens would leave this machine, unencrypted",
+                "use an address of 127.0.0.0/8 or ::1; other machines run an agent of their own",
+            );
+        }
     }
     Agent {
         address,
@@ -297,7 +306,14 @@ fn agent(r: &mut Reader) -> Agent {
         waiting: r.integer("agent.waiting"),
         rejections: r.flag("agent.rejections"),
         rejection_interval: r.duration("agent.rejection_interval"),
+        drop_in,
     }
+}
+
+fn lambda(r: &mut Reader) -> Lambda {
+    // Elements that do not fit have been refused.
+    let warm = r.list("lambda.warm").into_iter().filter_map(|id| ClientId::new(id).ok()).collect();
+    Lambda { clients: r.list("lambda.clients"), warm }
 }
 
 fn secrets(r: &mut Reader, profile: Profile) -> Secrets {

@@ -49,6 +49,7 @@ const CLASSES: &[(&str, Reload)] = &[
     ("spill.", Restart("the spill is opened once, at the start")),
     ("sealing.", Restart("keys are read once, at the start")),
     ("agent.", Restart("an agent reads it once, at the start")),
+    ("lambda.", Restart("an extension reads it once, at the start")),
     ("secrets.", Restart("what may be followed is settled at the start, with the environment")),
     ("providers.", Live),
 ];
