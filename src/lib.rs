@@ -8,7 +8,7 @@
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`secrets`],
 //! [`reply`], [`secret`], [`time`], [`entropy`]; then those who use tokens: [`reader`], [`agent`];
 //! then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and
-//! the surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
+//! the surroundings of a daemon: [`ecs`], [`health`], [`lambda`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
 //! [`telemetry`].
 
 pub mod agent;
@@ -24,6 +24,7 @@ pub mod fleet;
 pub mod health;
 pub mod iam;
 pub mod item;
+pub mod lambda;
 pub mod maintenance;
 pub mod metrics;
 pub mod plan;

@@ -66,6 +66,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("reader", &["client", "entropy", "item", "plan", "record", "secret", "store", "time"]),
     ("agent", &["client", "item", "metrics", "plan", "reader", "record", "secret", "store", "time"]),
     ("ecs", &["entropy", "plan", "time"]),
+    ("lambda", &["time"]),
     ("health", &["client", "ecs", "metrics", "record", "scheduler", "store", "time"]),
     // Where hostile bytes come in: called by fuzz targets and hostile tests, and by nothing of the program.
     ("entry", &["health", "provider", "reply", "store", "time"]),

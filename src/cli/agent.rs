@@ -11,6 +11,7 @@ use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::meter::Meter;
@@ -34,7 +35,7 @@ const NO_FILE: &str = "is no file of at most 1 MiB";
 const SOME_REGION: &str = "us-east-1";
 
 /// The readers that there are, and what they were read from.
-struct KeysFile {
+pub(super) struct KeysFile {
     path: PathBuf,
     text: String,
     keys: Arc<ArcSwap<Keys>>,
@@ -115,48 +116,92 @@ fn reader_name(text: &str) -> Result<String, String> {
 }
 
 async fn serve(app: &App) -> anyhow::Result<ExitCode> {
-    let config = app.config();
-    let Logs { lines, .. } = telemetry::init(&config.log)?;
-    let meter = Meter::install(&config.metrics, lines)?;
-    let shutdown = Shutdown::listen().context("installing signal handlers")?;
-    let keys = keys_of(config)?;
-    let room = agent::make_room_for(config.agent.connections);
-    if room < config.agent.connections {
-        warn!(
-            room,
-            "the limit on open files (RLIMIT_NOFILE) is too low for agent.connections: raise it, or set fewer"
-        );
-    }
-    let sockets = sockets(config).await?;
-    let (places, drop_in) = (places(&sockets, Manner::Own), places(&sockets, Manner::DropIn));
-    let store = app.store_for(Role::Reader).await?;
-    let readers = keys.as_ref().map(|file| Arc::clone(&file.keys));
-    let agent = Arc::new(agent_for(app, store, readers, &meter));
-    info!(version = env!("CARGO_PKG_VERSION"), ?places, ?drop_in, "answering");
-    let watching = keys.map(|file| tokio::spawn(follow(file, app.clock())));
-    let measured = Arc::clone(&agent);
-    let metering = meter.start(app.clock(), move || measured.measure());
-    let mut serving = tokio::spawn(agent.serve(sockets, shutdown.drain.clone()));
-    let clock = app.clock();
-    let ended = tokio::select! {
-        ended = &mut serving => ended.map_err(|error| anyhow!("the agent ended: {error}")),
-        () = late(&shutdown, clock.as_ref()) => {
-            warn!("requests are under way still: leaving them");
-            Ok(())
-        }
-    };
-    metering.abort();
-    watching.inspect(tokio::task::JoinHandle::abort);
-    meter.finish();
-    ended.map(|()| ExitCode::SUCCESS)
+    let serving = Serving::start(app, Readers::configured).await?;
+    serving.asked_to_stop().await;
+    serving.end(DRAIN).await
 }
 
-/// The second signal, or the drain's end.
-async fn late(shutdown: &Shutdown, clock: &dyn Clock) {
-    shutdown.drain.cancelled().await;
-    tokio::select! {
-        () = shutdown.now.cancelled() => {}
-        () = clock.sleep(DRAIN) => {}
+/// Who may read.
+pub(super) enum Readers {
+    /// Every process of this machine.
+    Anybody,
+    /// Those of a file, which is followed.
+    File(KeysFile),
+    /// These.
+    Fixed(Keys),
+}
+
+/// An agent whose sockets are open.
+pub(super) struct Serving {
+    pub(super) agent: Arc<agent::Agent<DynamoVault>>,
+    pub(super) shutdown: Shutdown,
+    clock: Arc<dyn Clock>,
+    meter: Meter,
+    answering: JoinHandle<()>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Opens the log, the sockets and the table, and answers from then on.
+    pub(super) async fn start(
+        app: &App,
+        readers: impl FnOnce(&Config) -> anyhow::Result<Readers>,
+    ) -> anyhow::Result<Self> {
+        let config = app.config();
+        let Logs { lines, .. } = telemetry::init(&config.log)?;
+        let meter = Meter::install(&config.metrics, lines)?;
+        let shutdown = Shutdown::listen().context("installing signal handlers")?;
+        let readers = readers(config)?;
+        let room = agent::make_room_for(config.agent.connections);
+        if room < config.agent.connections {
+            warn!(
+                room,
+                "the limit on open files (RLIMIT_NOFILE) is too low for agent.connections: raise it, or set fewer"
+            );
+        }
+        let sockets = sockets(config).await?;
+        let (places, drop_in) = (places(&sockets, Manner::Own), places(&sockets, Manner::DropIn));
+        let store = app.store_for(Role::Reader).await?;
+        let agent = Arc::new(agent_for(app, store, readers.keys(), &meter));
+        info!(version = env!("CARGO_PKG_VERSION"), ?places, ?drop_in, "answering");
+        let measured = Arc::clone(&agent);
+        let mut helpers = vec![meter.start(app.clock(), move || measured.measure())];
+        if let Readers::File(file) = readers {
+            helpers.push(tokio::spawn(follow(file, app.clock())));
+        }
+        let answering = tokio::spawn(Arc::clone(&agent).serve(sockets, shutdown.drain.clone()));
+        Ok(Self { agent, shutdown, clock: app.clock(), meter, answering, helpers })
+    }
+
+    /// Until a signal asks for it, or nobody answers any more, which only a mistake of ours would bring about.
+    pub(super) async fn asked_to_stop(&self) {
+        while !self.answering.is_finished() {
+            tokio::select! {
+                () = self.shutdown.drain.cancelled() => return,
+                () = self.clock.sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Lets what is under way end, for at most so long, and not after a second signal.
+    pub(super) async fn end(mut self, drain: Duration) -> anyhow::Result<ExitCode> {
+        self.shutdown.drain.cancel();
+        let late = async {
+            tokio::select! {
+                () = self.shutdown.now.cancelled() => {}
+                () = self.clock.sleep(drain) => {}
+            }
+        };
+        let ended = tokio::select! {
+            ended = &mut self.answering => ended.map_err(|error| anyhow!("the agent ended: {error}")),
+            () = late => {
+                warn!("requests are under way still: leaving them");
+                Ok(())
+            }
+        };
+        self.helpers.iter().for_each(JoinHandle::abort);
+        self.meter.finish();
+        ended.map(|()| ExitCode::SUCCESS)
     }
 }
 
@@ -218,9 +263,12 @@ async fn sockets(config: &Config) -> anyhow::Result<Vec<(Socket, Manner)>> {
     Ok(sockets)
 }
 
-/// The readers that there are; `None` where anybody on this machine may read.
-fn keys_of(config: &Config) -> anyhow::Result<Option<KeysFile>> {
-    let Some(file) = &config.agent.keys_file else {
+impl Readers {
+    /// Those of the file of keys, where there is one.
+    fn configured(config: &Config) -> anyhow::Result<Self> {
+        if let Some(readers) = Self::of_file(config)? {
+            return Ok(readers);
+        }
         if config.profile == Profile::Production {
             return Err(UsageError(
                 "agent.keys_file is not set: under the production profile every reader needs a key; make one with \
@@ -230,13 +278,27 @@ fn keys_of(config: &Config) -> anyhow::Result<Option<KeysFile>> {
             .into());
         }
         warn!("no agent.keys_file is set: every process of this machine may read every token");
-        return Ok(None);
-    };
-    let wrong = |why: String| UsageError(format!("agent.keys_file, {}: {why}", file.display()));
-    let text = read(file).map_err(|error| wrong(error.to_string()))?;
-    let keys = parse(&text).map_err(wrong)?;
-    info!(readers = keys.len(), "readers' keys are read");
-    Ok(Some(KeysFile { path: file.clone(), text, keys: Arc::new(ArcSwap::from_pointee(keys)) }))
+        Ok(Self::Anybody)
+    }
+
+    /// None where no file is set.
+    pub(super) fn of_file(config: &Config) -> anyhow::Result<Option<Self>> {
+        let Some(file) = &config.agent.keys_file else { return Ok(None) };
+        let wrong = |why: String| UsageError(format!("agent.keys_file, {}: {why}", file.display()));
+        let text = read(file).map_err(|error| wrong(error.to_string()))?;
+        let keys = parse(&text).map_err(wrong)?;
+        info!(readers = keys.len(), "readers' keys are read");
+        let keys = Arc::new(ArcSwap::from_pointee(keys));
+        Ok(Some(Self::File(KeysFile { path: file.clone(), text, keys })))
+    }
+
+    fn keys(&self) -> Option<Arc<ArcSwap<Keys>>> {
+        match self {
+            Self::Anybody => None,
+            Self::File(file) => Some(Arc::clone(&file.keys)),
+            Self::Fixed(keys) => Some(Arc::new(ArcSwap::from_pointee(keys.clone()))),
+        }
+    }
 }
 
 /// Anything but a regular file may never end, or never begin.

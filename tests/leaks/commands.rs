@@ -16,6 +16,7 @@ const RUNS: &[(&str, &[&str])] = &[
     ("run", &["--once", "--max-wait", "1s"]),
     ("get", &["good"]),
     ("agent key", &["reader"]),
+    ("lambda-extension", &[]),
     ("status", &[]),
     ("fleet", &[]),
     ("top", &["--once"]),

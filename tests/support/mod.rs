@@ -16,6 +16,7 @@ mod ecs;
 pub(crate) mod faketime;
 mod front;
 pub(crate) mod iam;
+mod lambda;
 mod moto;
 mod node_reader;
 pub(crate) mod numbers;
@@ -38,6 +39,7 @@ pub(crate) use daemon::{Deployment, NewClient, agent_url, binary, drop_in_port, 
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use ecs::{EcsAgent, Mood, TASK};
 pub(crate) use front::{ACCESS_DENIED, Call, EXPIRED_CREDENTIALS, Front, Refusal, THROTTLED};
+pub(crate) use lambda::LambdaApi;
 pub(crate) use moto::Moto;
 pub(crate) use node_reader::{ReaderToken, node_reader};
 pub(crate) use oauth::{Auth, Reply, fetch, http_client, post_form, post_json, token_request};
