@@ -14,7 +14,7 @@ use serde_json::json;
 use tracing::{error, info, warn};
 
 use super::meter::Meter;
-use super::{App, UsageError, output};
+use super::{App, UsageError, output, shared_cache};
 use crate::agent::{self, Keys, Socket, keys};
 use crate::config::{Config, Profile};
 use crate::reader::{self, Overlaps, Reader};
@@ -129,7 +129,7 @@ async fn serve(app: &App) -> anyhow::Result<ExitCode> {
     let places: Vec<_> = sockets.iter().map(Socket::place).collect();
     let store = app.store_for(Role::Reader).await?;
     let readers = keys.as_ref().map(|file| Arc::clone(&file.keys));
-    let agent = Arc::new(agent_for(app, store, readers, &meter));
+    let agent = Arc::new(agent_for(app, store, readers, &meter)?);
     info!(version = env!("CARGO_PKG_VERSION"), ?places, "answering");
     let watching = keys.map(|file| tokio::spawn(follow(file, app.clock())));
     let measured = Arc::clone(&agent);
@@ -163,7 +163,7 @@ fn agent_for(
     store: DynamoVault,
     keys: Option<Arc<ArcSwap<Keys>>>,
     meter: &Meter,
-) -> agent::Agent<DynamoVault> {
+) -> anyhow::Result<agent::Agent<DynamoVault>> {
     let own = &app.config().agent;
     let settings = reader::Settings {
         clients: own.clients,
@@ -172,14 +172,17 @@ fn agent_for(
         ..reader::Settings::default()
     };
     let vitals = Arc::clone(store.vitals());
-    let reader = Reader::new(store.clone(), vitals, app.clock(), overlaps(app.config()), settings);
+    let mut reader = Reader::new(store.clone(), vitals, app.clock(), overlaps(app.config()), settings);
+    if let Some(copies) = shared_cache::copies(app, &store)? {
+        reader = reader.with_copies(copies);
+    }
     let settings = agent::Settings {
         max_wait: own.max_wait,
         connections: own.connections,
         waiting: own.waiting,
         rejection_interval: own.rejections.then_some(own.rejection_interval),
     };
-    agent::Agent::new(reader, store, app.clock(), keys, Some(meter.exporter()), settings)
+    Ok(agent::Agent::new(reader, store, app.clock(), keys, Some(meter.exporter()), settings))
 }
 
 fn overlaps(config: &Config) -> Box<Overlaps> {

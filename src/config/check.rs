@@ -105,6 +105,27 @@ pub(super) fn url(text: &str) -> Result<Url, String> {
     Ok(url)
 }
 
+/// A redis or rediss URL that names a host, with nothing but a database's number behind it.
+pub(super) fn redis_url(text: &str) -> Result<(), String> {
+    let url = Url::parse(text).map_err(|_| "is not a URL".to_owned())?;
+    refuse(!matches!(url.scheme(), "redis" | "rediss"), "is neither redis nor rediss")?;
+    refuse(url.host_str().is_none_or(str::is_empty), "names no host")?;
+    refuse(!url.username().is_empty() || url.password().is_some(), "has user information")?;
+    refuse(url.query().is_some() || url.fragment().is_some(), "has a query or a fragment")?;
+    let database = url.path().trim_start_matches('/');
+    refuse(
+        !database.is_empty() && database.parse::<u16>().is_err(),
+        "has a path that is no database's number",
+    )
+}
+
+/// What keys of a shared cache begin with.
+pub(super) fn cache_prefix(prefix: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:@/{}-".contains(&byte);
+    refuse(!(1..=200).contains(&prefix.len()), "is not of 1 to 200 characters")?;
+    refuse(!prefix.bytes().all(allowed), "has another character than those")
+}
+
 /// A cron expression of six fields, read as `tokio-cron-scheduler` reads it. The parser alone would let a seventh
 /// field (the year) and nicknames pass.
 pub(super) fn cron(expression: &str) -> Result<(), String> {
@@ -218,6 +239,24 @@ mod tests {
         {
             assert!(url(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_shared_caches_url_names_a_host_and_at_most_a_database() {
+        let good = ["redis://127.0.0.1", "rediss://cache.test:6380/3", "redis://[::1]:1/"];
+        let bad = [
+            "http://a.test",
+            "redis:///0",
+            "redis://u@a.test",
+            "redis://:p@a.test",
+            "redis://a.test/x",
+            "redis://a.test/70000",
+            "redis://a.test?db=1",
+            "a.test:6379",
+            "",
+        ];
+        accepts(redis_url, &good, &bad);
+        accepts(cache_prefix, &["perennial:t:"], &["", "a b", &"x".repeat(201)]);
     }
 
     #[test]

@@ -23,6 +23,7 @@ mod oauth;
 mod oidc;
 mod process;
 mod proxy;
+pub(crate) mod redis;
 pub(crate) mod stack;
 mod strict;
 
@@ -32,6 +33,7 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+pub(crate) use self::redis::Redis;
 pub(crate) use canaries::Canaries;
 pub(crate) use commands::commands;
 pub(crate) use daemon::{Deployment, NewClient, agent_url, binary, health_url, snapshot};
