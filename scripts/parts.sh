@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fetches the real parts that the tests run against: Amazon DynamoDB Local, moto for the other AWS services, the npm
-# packages of tests/parts and of the readers in examples/, a reader that was written for AWS's own agent, and libfaketime where
-# it can be had.
+# packages of tests/parts and of the readers in examples/, a reader that was written for AWS's own agent, and libfaketime
+# where it can be had; in a container it also installs redis-server.
 #
 # Idempotent, and quick when everything is there. Several processes may run it at once: one works, the others wait.
 # Everything lands in ignored folders of this checkout: .parts/ and node_modules/ beside each package.json.
@@ -52,6 +52,22 @@ check_tools() {
     [ "${node_version:-0}" -ge 20 ] || die "node is too old (${node_version:-unknown}). $node_remedy"
     [ "${java_version:-0}" -ge 17 ] || die "java is too old or does not run (${java_version:-unknown}). $java_remedy"
 }
+
+redis_ready() { command -v redis-server >/dev/null; }
+
+# From the distribution. Where services start by themselves, whoever owns the machine installs it.
+install_redis() {
+    local remedy='Install Redis 7 or newer, and have no service of it started, for example: apt-get install redis-server'
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || [ -d /run/systemd/system ]; then
+        die "redis-server is missing. $remedy"
+    fi
+    say "installing redis-server"
+    # In runlevel 1 no service is started.
+    export RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive
+    fetch_redis || { apt-get update -qq && fetch_redis; } || die "apt-get could not install redis-server. $remedy"
+}
+
+fetch_redis() { apt-get install -qq --no-install-recommends redis-server >/dev/null; }
 
 dynamodb_ready() { [ "$(cat "$dynamodb_stamp" 2>/dev/null)" = "$dynamodb_sha1" ]; }
 
@@ -161,7 +177,7 @@ install_extension_reader() {
 check_tools
 moto_wanted="$moto_package $(sha1 "$python_reader")"
 extension_sha1="$(sha1 "$extension_reader/Cargo.lock") $(sha1 "$extension_reader/src/main.rs")"
-if dynamodb_ready && node_ready && moto_ready && extension_ready && faketime_ready; then exit 0; fi
+if dynamodb_ready && node_ready && moto_ready && extension_ready && faketime_ready && redis_ready; then exit 0; fi
 mkdir -p .parts
 lock
 dynamodb_ready || install_dynamodb
@@ -169,3 +185,4 @@ node_ready || install_node
 moto_ready || install_moto
 extension_ready || install_extension_reader
 faketime_ready || install_faketime
+redis_ready || install_redis

@@ -249,7 +249,7 @@ impl<S: Store> Agent<S> {
 
     async fn item(&self, id: &str, allowed: &Allowed, query: Query) -> (String, Result<String, Problem>) {
         let read = async {
-            let client = ClientId::new(id).map_err(|error| Problem::Malformed(error.to_string()))?;
+            let client = query::id(id)?;
             allowed.read(&client)?;
             let served =
                 self.reader.token(&client, query.want, query.max_wait).await.map_err(Problem::Refused)?;
@@ -433,7 +433,8 @@ fn audit(problem: &Problem, head: &Parts) {
     }
 }
 
-/// A path is somebody else's text.
+/// A path is somebody else's text, and what follows the beginning of a key in it is not shown.
 fn printable(path: &str) -> String {
+    let path = keys::place_in(path).map_or(path, |place| &path[..place]);
     path.chars().take(160).map(|c| if c.is_ascii_graphic() { c } else { '?' }).collect()
 }

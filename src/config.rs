@@ -5,7 +5,7 @@
 //! serde would stop at the first one and print the value, which may be a secret.
 
 mod build;
-mod check;
+pub(crate) mod check;
 mod error;
 mod kind;
 mod reader;
@@ -93,6 +93,8 @@ pub struct Config {
     pub spill: Spill,
     /// How secrets are sealed.
     pub sealing: Sealing,
+    /// Access tokens beside the table.
+    pub shared_cache: SharedCache,
     /// Tokens for the programs of this machine.
     pub agent: Agent,
     /// As an extension of AWS Lambda.
@@ -273,6 +275,25 @@ pub struct Sealing {
     pub keys: Option<Secret>,
 }
 
+/// `[shared_cache]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SharedCache {
+    /// The server; none where there is no shared cache.
+    pub url: Option<Url>,
+    /// The user there.
+    pub user: Option<String>,
+    /// The file with its password.
+    pub password_file: Option<PathBuf>,
+    /// That password itself.
+    pub password: Option<Secret>,
+    /// The authorities that are trusted there, in place of the platform's.
+    pub ca_file: Option<PathBuf>,
+    /// What keys begin with: 1 to 200 characters.
+    pub prefix: String,
+    /// How long an agent waits for it: 10 ms to 5 s.
+    pub patience: Duration,
+}
+
 /// `[agent]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Agent {
@@ -404,7 +425,8 @@ impl Loaded {
             Origin::File(path) => Some(PathBuf::from(path)),
             _ => None,
         });
-        let files = own.chain(self.config.sealing.key_file.clone());
+        let named = [&self.config.sealing.key_file, &self.config.shared_cache.password_file];
+        let files = own.chain(named.into_iter().flatten().cloned());
         let is_open = |file: &PathBuf| std::fs::metadata(file).is_ok_and(|found| found.mode() & 0o004 != 0);
         files.filter(is_open).collect()
     }

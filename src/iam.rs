@@ -292,6 +292,8 @@ fn operator(estate: &Estate) -> Vec<Statement> {
     statements.extend(estate.by_the_tables_key(&USE_OF_A_TABLES_KEY));
     statements.extend(opening(estate));
     statements.extend(spill(estate, &["s3:DeleteObject", "s3:GetObject"], false));
+    // `clients secret check` looks where the daemon looks.
+    statements.extend(references(estate));
     statements
 }
 
@@ -344,21 +346,36 @@ fn opening(estate: &Estate) -> Vec<Statement> {
 
 fn spill(estate: &Estate, objects: &[&'static str], writes: bool) -> Vec<Statement> {
     let Some(spill) = &estate.spill else { return Vec::new() };
-    let bucket = estate.bucket(spill);
-    let (at_start, encrypted): (&[_], &[_]) = if writes {
-        (&["s3:GetBucketVersioning", "s3:ListBucket"], &["kms:Decrypt", "kms:GenerateDataKey"])
-    } else {
-        (&["s3:ListBucket"], &["kms:Decrypt"])
-    };
+    let (bucket, below) = (estate.bucket(spill), format!("{}*", literal(&spill.prefix)));
     let records = Statement::allow("TheSpillsRecords", objects, "answers that the table did not take");
-    let why = if writes { "finds them; asks whether removals can be undone" } else { "finds them" };
-    let lists = Statement::allow("TheSpillsBucket", at_start, why);
-    let key = spill.key.as_ref().map(|key| {
+    let mut statements = vec![records.on(format!("{bucket}/{below}")), finds(spill, &bucket, below)];
+    if writes {
+        let why = "asks at its start whether removals can be undone";
+        let asks = Statement::allow("TheSpillsBucket", &["s3:GetBucketVersioning"], why);
+        statements.push(asks.on(bucket));
+    }
+    let encrypted: &[_] = if writes { &["kms:Decrypt", "kms:GenerateDataKey"] } else { &["kms:Decrypt"] };
+    statements.extend(spill.key.as_ref().map(|key| {
         let why = "S3 uses the bucket's key in the name of whoever asks it";
         Statement::allow("TheSpillsKey", encrypted, why).on(key).via("s3", &estate.home)
-    });
-    let statements = [records.on(format!("{bucket}/{}*", spill.prefix)), lists.on(bucket)];
-    statements.into_iter().chain(key).collect()
+    }));
+    statements
+}
+
+/// The names below the prefix and no others, which may be another's: keys of objects name clients. Where a record is gone meanwhile,
+/// S3 says so only to those who may list its name.
+fn finds(spill: &Spill, bucket: &str, below: String) -> Statement {
+    let lists = Statement::allow("FindsTheSpillsRecords", &["s3:ListBucket"], "finds them").on(bucket);
+    if spill.prefix.is_empty() { lists } else { lists.when("StringLike", "s3:prefix", [below]) }
+}
+
+/// Text in a pattern that stands for itself (IAM User Guide, "IAM policy elements: Variables and tags").
+fn literal(text: &str) -> String {
+    let spelt = |sign| match sign {
+        '*' | '?' | '$' => format!("${{{sign}}}"),
+        sign => sign.to_string(),
+    };
+    text.chars().map(spelt).collect()
 }
 
 fn scale_in(estate: &Estate) -> Option<Statement> {
@@ -466,4 +483,15 @@ fn key_administrator(estate: &Estate) -> Vec<Statement> {
     ];
     statements.extend(estate.by_the_tables_key(&["kms:Decrypt"]));
     statements
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_no_pattern() {
+        assert_eq!(literal("perennial/spill/"), "perennial/spill/");
+        assert_eq!(literal("a*b?${c}"), "a${*}b${?}${$}{c}");
+    }
 }

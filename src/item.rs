@@ -154,6 +154,10 @@ pub mod attr {
     pub const STANDING: [&str; 12] =
         [PROVIDER, GRANT, CLIENT_ID, PAUSED, RF, JN, GONE, GEN, ST, OF, ERR, TOK_GEN];
 
+    /// What is a reader's business of `TOKEN#ACCESS`.
+    pub const READER_TOKEN: [&str; 7] =
+        [ACCESS_TOKEN, TOKEN_TYPE, SCOPE, EXPIRES_AT, LAST_UPDATED, REFRESH_AT, TOK_GEN];
+
     /// What is a reader's business: the access token and what belongs to it, and whether the table can be read. A policy
     /// that names them keeps readers from every other secret.
     pub const READER: [&str; 10] = [

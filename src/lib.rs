@@ -6,7 +6,8 @@
 //!
 //! In reading order: [`client`] and [`record`] (what is registered and stored), [`item`] (the table's language),
 //! [`plan`], [`refresh`], [`scheduler`], [`fleet`]; then what they stand on: [`store`], [`provider`], [`secrets`],
-//! [`reply`], [`secret`], [`time`], [`entropy`]; then those who use tokens: [`reader`], [`agent`];
+//! [`reply`], [`secret`], [`time`], [`entropy`]; then those who use tokens: [`reader`], [`agent`], and
+//! what lies between: [`shared_cache`];
 //! then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and
 //! the surroundings of a daemon: [`ecs`], [`health`], [`lambda`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
 //! [`telemetry`].
@@ -40,6 +41,7 @@ pub mod seal;
 pub mod seclusion;
 pub mod secret;
 pub mod secrets;
+pub mod shared_cache;
 pub mod shown;
 pub mod shutdown;
 pub mod spill;

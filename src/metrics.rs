@@ -161,6 +161,15 @@ metrics! {
         "Clients that the agent remembers.";
     LEAST_LIFETIME_SERVED = "perennial_least_lifetime_served_seconds", Kind::Gauge, Seconds, &[], sent("LeastLifetimeServed", ALONE),
         "The shortest life that a token had left when this agent served it, since its start: above zero, or something is wrong.";
+    SHARED_CACHE_CONNECTED = "perennial_shared_cache_connected", Kind::Gauge, Count, &[], sent("SharedCacheConnected", ALONE),
+        "1 while this process has a connection to the shared cache, else 0. Nothing but speed depends on it.";
+    SHARED_CACHE_PUBLICATIONS = "perennial_shared_cache_publications_total", Kind::Counter, Count,
+        &[("outcome", "`published`, `removed`, `superseded`, `skipped`, `failed`, `dropped`")],
+        sent("SharedCachePublications", &[&["outcome"]]),
+        "What became of tokens that were to be published. `superseded`: a newer one stood there. `skipped`: expired, without an access token, or too large. `dropped`: the server was away for so long that there was no room to wait.";
+    SHARED_CACHE_LOOKUPS = "perennial_shared_cache_lookups_total", Kind::Counter, Count,
+        &[("result", "`hit`, `miss`, `unusable`, `failed`")], sent("SharedCacheLookups", &[&["result"]]),
+        "What an agent found there. `unusable`: an entry that is none, does not open, or does not expire: its log says which. `failed`: no connection, or no answer in time.";
     BUILD_INFO = "perennial_build_info", Kind::Gauge, Count, &[("version", "the program's version")], None,
         "Always 1.";
 }

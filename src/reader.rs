@@ -20,6 +20,7 @@
 //! # }
 //! ```
 
+mod copies;
 pub mod freshness;
 mod slot;
 mod upkeep;
@@ -39,9 +40,10 @@ use crate::record::{Gen, Lease, Partition, Registration, Snapshot, Token};
 use crate::store::{Store, StoreError, View, Vitals};
 use crate::time::{Clock, Moment, Timestamp};
 
+pub use copies::{Copied, Copies};
 pub use freshness::{AccessToken, Refusal, Served, Sighting, Standing, Want};
 
-use freshness::{Entry, Judgement, Now};
+use freshness::{Entry, Judgement, Now, Question};
 use slot::Slot;
 use upkeep::Upkeep;
 
@@ -127,6 +129,7 @@ impl<S> Clone for Reader<S> {
 
 struct Inner<S> {
     store: S,
+    copies: Option<Arc<dyn Copies>>,
     vitals: Arc<Vitals>,
     clock: Arc<dyn Clock>,
     entropy: Entropy,
@@ -150,6 +153,7 @@ impl<S: Store> Reader<S> {
     ) -> Self {
         Self(Arc::new(Inner {
             store,
+            copies: None,
             vitals,
             clock,
             entropy: Entropy::from_system(),
@@ -163,6 +167,16 @@ impl<S: Store> Reader<S> {
         }))
     }
 
+    /// Has copies of tokens looked at before the table is asked.
+    ///
+    /// # Panics
+    /// Where the reader is shared already.
+    #[must_use]
+    pub fn with_copies(mut self, copies: Arc<dyn Copies>) -> Self {
+        Arc::get_mut(&mut self.0).expect("it is not shared before it is whole").copies = Some(copies);
+        self
+    }
+
     /// The token, if it is known and good: no I/O, no waiting.
     pub fn at_hand(&self, id: &ClientId, want: Want) -> Option<Served> {
         let inner = &self.0;
@@ -172,7 +186,7 @@ impl<S: Store> Reader<S> {
         let entry = slot.entry.load();
         let Judgement::Serve(served) = freshness::judge(&entry, want, now) else { return None };
         if freshness::is_due(&entry, now) {
-            inner.ask(&slot);
+            inner.ask(&slot, Question::Which);
         }
         inner.counts.hits.fetch_add(1, Ordering::Relaxed);
         inner.counts.served(&served);
@@ -196,9 +210,9 @@ impl<S: Store> Reader<S> {
     /// when there is an answer, or none.
     pub async fn confirm(&self, id: &ClientId, since: Moment) {
         let slot = self.0.slot(id);
-        while slot.entry.load().asked.is_none_or(|asked| asked.moment < since) {
+        while slot.entry.load().asked_table.is_none_or(|asked| asked < since) {
             let ended = slot.ended.notified();
-            self.0.ask(&slot);
+            self.0.ask(&slot, Question::Table);
             ended.await;
         }
     }
@@ -207,7 +221,13 @@ impl<S: Store> Reader<S> {
     pub fn expect_newer(&self, id: &ClientId) {
         let slot = self.0.slot(id);
         let soon = self.0.clock.moment().plus(PACE);
-        slot.entry.rcu(|entry| Entry { check_at: soon.min(entry.check_at), ..Entry::clone(entry) });
+        // A copy of the token that was refused is no answer.
+        let expecting = |entry: &Arc<Entry>| Entry {
+            check_at: soon.min(entry.check_at),
+            asked_table: None,
+            ..Entry::clone(entry)
+        };
+        slot.entry.rcu(expecting);
         self.0.upkeep.plan(&slot, soon);
     }
 
@@ -271,7 +291,7 @@ impl<S: Store> Inner<S> {
                     return Err(Refusal::Unavailable(PACE));
                 }
                 Judgement::Ask => {
-                    this.ask(&slot);
+                    this.ask(&slot, Question::Which);
                     ended.await;
                     put = Some(entry);
                 }
@@ -283,7 +303,7 @@ impl<S: Store> Inner<S> {
                     if due_in.is_zero()
                         && entry.asked.is_none_or(|asked| now.moment.since(asked.moment) >= PACE)
                     {
-                        this.ask(&slot);
+                        this.ask(&slot, Question::Newer);
                     }
                     let pause = this.clock.sleep(left.min(due_in.max(PACE)));
                     tokio::select! { () = ended => {}, () = pause => {} }
@@ -292,20 +312,29 @@ impl<S: Store> Inner<S> {
         }
     }
 
-    /// Has the table asked about a client, unless it is being asked.
-    fn ask(self: &Arc<Self>, slot: &Arc<Slot>) {
+    /// Has the table asked about a client, or a copy looked at where that will do, unless it is being asked.
+    fn ask(self: &Arc<Self>, slot: &Arc<Slot>, what: Question) {
         if let Some(question) = slot.begin() {
             let (this, slot) = (Arc::clone(self), Arc::clone(slot));
             tokio::spawn(async move {
-                this.put_question(&slot).await;
+                this.put_question(&slot, what).await;
                 drop(question);
             });
         }
     }
 
-    async fn put_question(self: &Arc<Self>, slot: &Arc<Slot>) {
-        let asked = self.now();
+    async fn put_question(self: &Arc<Self>, slot: &Arc<Slot>, what: Question) {
         let before = slot.entry.load_full();
+        let copy = self.copy(&slot.id, &before, what).await;
+        if let Some(copy) = &copy {
+            let (now, unit, max_age) = (self.now(), self.entropy.unit(), self.settings.max_age);
+            if freshness::suffices(&copy.sighting, &before, what, max_age, now) {
+                let sighting = copy.sighting.clone();
+                return self
+                    .learn(slot, freshness::copied(sighting, &before, copy.asked, max_age, now, unit));
+            }
+        }
+        let asked = self.now();
         let answer = tokio::select! {
             answer = self.look(&slot.id, &before) => answer,
             () = self.clock.sleep(self.settings.patience) => Err(StoreError::Unavailable("no answer in time".into())),
@@ -322,7 +351,11 @@ impl<S: Store> Inner<S> {
             Err(error) => {
                 self.counts.failures.fetch_add(1, Ordering::Relaxed);
                 tracing::warn!(client = %slot.id, %error, "the table gives no answer about a token");
-                freshness::failed(&before, !error.is_transient(), asked, now, unit)
+                let failed = freshness::failed(&before, !error.is_transient(), asked, now, unit);
+                match copy.filter(|copy| freshness::is_usable(&copy.sighting, &before, now)) {
+                    Some(copy) => Entry { sighting: Some(Arc::new(copy.sighting)), ..failed },
+                    None => failed,
+                }
             }
         };
         self.learn(slot, entry);

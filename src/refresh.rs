@@ -146,6 +146,13 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
         &self.policy.timing
     }
 
+    /// Has at hand what an attempt needs of elsewhere. Before the lease begins: what takes long here costs nobody's send window. It may
+    /// take seconds, so whoever may not acquire for ever looks again before [`Refresher::refresh`].
+    pub async fn warm(&self, known: &Known, provider: &Provider) {
+        let span = info_span!("warm", client = %known.client.id, provider = %provider.name);
+        self.secrets.warm(&known.client, &provider.name).instrument(span).await;
+    }
+
     /// Refreshes one client. The caller has found it due, or in doubt with its wait over; the table has the last word.
     pub async fn refresh(&self, known: &Known, provider: &Provider) -> Report {
         let owner = format!("{}#{}", self.incarnation, self.entropy.nonce());
@@ -158,8 +165,6 @@ impl<S: Store, E: TokenEndpoint> Refresher<S, E> {
             outcome = field::Empty,
             duration_ms = field::Empty,
         );
-        // Before the lease begins: what takes long here costs nobody's send window.
-        self.secrets.warm(&known.client, &provider.name).instrument(span.clone()).await;
         let begun = self.clock.moment();
         let report = self.attempt(known, provider, owner, begun).instrument(span.clone()).await;
         span.record("outcome", report.outcome.name());

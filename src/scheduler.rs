@@ -11,6 +11,7 @@
 //! Invariant: at most one job runs for a client, and a job is a refresh or a look. A client whose refresh holds an
 //! answer that is not committed yet is therefore never acquired again by this process.
 
+mod begin;
 mod census;
 mod finish;
 mod gate;
@@ -29,7 +30,6 @@ use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use self::census::note_lateness;
 use self::gate::{Gate, Pass};
 use self::lane::{Lane, LaneKey};
 use self::pulse::LONGEST_SLEEP;
@@ -137,7 +137,8 @@ pub struct Scheduler<S, E> {
     started: (Timestamp, Moment),
     /// The two clocks at the last turn.
     turned: (Timestamp, Moment),
-    draining: bool,
+    /// Cancelled when nobody is to be acquired any more.
+    draining: CancellationToken,
     /// Whether the skew was an alarm, and too much, at the last turn.
     skewed: (bool, bool),
     /// Since when it is too much.
@@ -197,7 +198,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             summary: Summary::default(),
             started,
             turned: started,
-            draining: false,
+            draining: CancellationToken::new(),
             skewed: (false, false),
             skewed_since: None,
             counted: None,
@@ -246,7 +247,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
 
     /// Stops acquiring, and lets every job end: a refresh in flight may hold the only copy of its tokens.
     async fn drain(mut self, now: &CancellationToken, patience: Duration) -> Summary {
-        self.draining = true;
+        self.draining.cancel();
         self.refresher.hurry();
         let limit = self.clock.sleep(patience);
         tokio::pin!(limit);
@@ -639,38 +640,6 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
                 slots[entry.slot as usize].as_ref().is_some_and(|place| place.epoch == entry.epoch)
             });
         }
-    }
-
-    fn start(&mut self, slot: u32, pass: Pass) {
-        self.leave_lane(slot);
-        let Some(place) = self.slots[slot as usize].as_mut() else { return };
-        let Some(provider) = self.providers.get(&place.known.client.provider) else { return };
-        place.phase = Phase::Running;
-        note_lateness(&place.known, provider, self.clock.now());
-        let (refresher, known) = (Arc::clone(&self.refresher), place.known.clone());
-        let provider = Arc::clone(provider);
-        let job = async move { Done::Refreshed(Box::new(refresher.refresh(&known, &provider).await)) };
-        let handle = self.jobs.spawn(job);
-        self.running.insert(handle.id(), (slot, Some(pass)));
-    }
-
-    /// Reads a client again.
-    fn look(&mut self, slot: u32) {
-        if self.draining {
-            return;
-        }
-        let Some(place) = self.slots[slot as usize].as_mut() else { return };
-        place.phase = Phase::Running;
-        let (store, id) = (Arc::clone(&self.store), place.known.client.id.clone());
-        let job = async move {
-            let looked = match store.read(&id).await {
-                Ok(partition) => partition.decode(&id).map_err(|malformed| malformed.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            Done::Looked(looked.map(|snapshot| Known::of(snapshot).map(Box::new)))
-        };
-        let handle = self.jobs.spawn(job);
-        self.running.insert(handle.id(), (slot, None));
     }
 
     fn has_ended(&self, commands: &mpsc::Receiver<Command>) -> bool {

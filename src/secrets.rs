@@ -3,12 +3,14 @@
 //! A reference is followed only where the configuration allows it to this client ([`crate::client::allowance`]); that is
 //! looked at each time, whatever is kept. What is kept is used for [`Keeping::fresh`] without asking, and for
 //! [`Keeping::stale`] beyond that while there is no answer; a refusal ends it at once. Of many who miss the same secret one
-//! asks. A refresh warms what it needs before it acquires ([`Secrets::warm`]), so that a slow answer costs no lease.
+//! asks; and of an object with many keys it is the whole that is looked up and kept, once for all of them. A refresh warms what it
+//! needs before it acquires ([`Secrets::warm`]), so that a slow answer costs no lease.
 //!
 //! Nothing here says a secret in an error or a log line: references and what services say about them are names.
 
 mod aws;
 mod file;
+mod object;
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -26,7 +28,7 @@ use self::file::Files;
 use crate::client::Client;
 use crate::client::allowance::{Allowed, NotAllowed, Rules};
 use crate::client::credentials::Credential;
-use crate::client::reference::{Location, SecretRef};
+use crate::client::reference::{Location, Scheme, SecretRef};
 use crate::entropy::Entropy;
 use crate::metrics;
 use crate::secret::Secret;
@@ -90,7 +92,7 @@ pub type Answer<'a> = Pin<Box<dyn Future<Output = Result<Secret, Failure>> + Sen
 
 /// Somebody who follows references.
 pub trait Source: Send + Sync + 'static {
-    /// The secret that is there by now.
+    /// The secret that is there by now: all of it, whatever key the reference has.
     fn fetch<'a>(&'a self, allowed: &'a Allowed) -> Answer<'a>;
 }
 
@@ -113,7 +115,7 @@ impl Source for Machine {
     fn fetch<'a>(&'a self, allowed: &'a Allowed) -> Answer<'a> {
         Box::pin(async move {
             match allowed.reference.location() {
-                Location::SecretsManager { id, stage, key } => self.services.secret(id, stage, key).await,
+                Location::SecretsManager { id, stage, .. } => self.services.secret(id, stage).await,
                 Location::Parameter(name) => self.services.parameter(name).await,
                 Location::Environment(name) => {
                     self.environment.get(name).cloned().ok_or_else(|| {
@@ -135,7 +137,7 @@ impl Source for Nowhere {
     }
 }
 
-/// What is kept of one reference.
+/// What is kept of one reference, without its key.
 #[derive(Default)]
 struct Slot {
     held: Option<Held>,
@@ -157,10 +159,10 @@ pub struct Secrets {
     source: Arc<dyn Source>,
     clock: Arc<dyn Clock>,
     entropy: Arc<Entropy>,
-    /// By reference, with the moment of the last use.
+    /// By reference, without its key, with the moment of the last use.
     slots: Mutex<HashMap<Allowed, (Moment, Shared)>>,
     /// By scheme: questions in a row without an answer, and when the last of them ended.
-    silent: Mutex<HashMap<&'static str, (u32, Moment)>>,
+    silent: Mutex<HashMap<Scheme, (u32, Moment)>>,
 }
 
 impl Secrets {
@@ -228,16 +230,19 @@ impl Secrets {
             Credential::At(reference) => reference,
         };
         let allowed = self.rules.admit(reference, &client.id, provider)?;
-        let slot = self.slot(&allowed);
+        let whole = Allowed { reference: reference.whole(), ..allowed };
+        let slot = self.slot(&whole);
         // Held while somebody asks: whoever misses the same secret waits for that answer.
         let mut slot = slot.lock().await;
-        if let Some(secret) = slot.at_hand(self.clock.moment(), refused) {
-            return Ok(secret);
-        }
-        let found = self.ask(&allowed, &mut slot).await;
+        let location = reference.location();
+        let key = location.key();
+        let found = match slot.at_hand(self.clock.moment(), key, refused) {
+            Some(found) => found,
+            None => self.ask(&whole, &mut slot).await.and_then(|whole| part(&whole, key)),
+        };
         found.map_err(|failure| match failure {
-            Failure::Refused(why) => SecretError::Refused(allowed.reference, why),
-            Failure::NoAnswer(why) => SecretError::NoAnswer(allowed.reference, why),
+            Failure::Refused(why) => SecretError::Refused(reference.clone(), why),
+            Failure::NoAnswer(why) => SecretError::NoAnswer(reference.clone(), why),
         })
     }
 
@@ -263,18 +268,18 @@ impl Secrets {
         self.note(scheme, !matches!(answer, Err(Failure::NoAnswer(_))), now);
         match answer {
             Ok(secret) => {
-                metrics::SECRET_LOOKUPS.add(&[scheme, "found"], 1);
+                metrics::SECRET_LOOKUPS.add(&[scheme.as_str(), "found"], 1);
                 let fresh = self.keeping.fresh.mul_f64(1.0 - self.entropy.unit() / 4.0);
                 *slot = Slot { held: Some(Held { secret: secret.clone(), at: now, fresh }), failed: None };
                 Ok(secret)
             }
             Err(failure @ Failure::Refused(_)) => {
-                metrics::SECRET_LOOKUPS.add(&[scheme, "refused"], 1);
+                metrics::SECRET_LOOKUPS.add(&[scheme.as_str(), "refused"], 1);
                 *slot = Slot { held: None, failed: Some((now, failure.clone())) };
                 Err(failure)
             }
             Err(failure @ Failure::NoAnswer(_)) => {
-                metrics::SECRET_LOOKUPS.add(&[scheme, "no_answer"], 1);
+                metrics::SECRET_LOOKUPS.add(&[scheme.as_str(), "no_answer"], 1);
                 slot.failed = Some((now, failure.clone()));
                 let kept = self.stale(slot).ok_or(failure)?;
                 warn!(reference = %allowed.reference, "no answer about a client secret: going on with what is kept");
@@ -284,9 +289,9 @@ impl Secrets {
     }
 
     /// Whether a service is left alone for now. Of those who come when that is over, one asks and the others go on waiting.
-    fn is_silent(&self, scheme: &'static str) -> bool {
+    fn is_silent(&self, scheme: Scheme) -> bool {
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((failures, since)) = silent.get_mut(scheme) else { return false };
+        let Some((failures, since)) = silent.get_mut(&scheme) else { return false };
         let now = self.clock.moment();
         if *failures < SILENT {
             return false;
@@ -298,14 +303,14 @@ impl Secrets {
         !over
     }
 
-    fn note(&self, scheme: &'static str, answered: bool, now: Moment) {
+    fn note(&self, scheme: Scheme, answered: bool, now: Moment) {
         // Each file may be on a file system of its own.
-        if scheme == "file" {
+        if scheme == Scheme::File {
             return;
         }
         let mut silent = self.silent.lock().unwrap_or_else(PoisonError::into_inner);
         if answered {
-            silent.remove(scheme);
+            silent.remove(&scheme);
         } else {
             let (failures, since) = silent.entry(scheme).or_default();
             *failures = failures.saturating_add(1);
@@ -345,14 +350,30 @@ impl fmt::Debug for Secrets {
 }
 
 impl Slot {
-    /// What is kept and fresh; where it was refused, only what is another or was looked up just now.
-    fn at_hand(&self, now: Moment, refused: Option<&Secret>) -> Option<Secret> {
+    /// What is kept and fresh; where it was refused, only what is another or was looked up just now. A key that is not there may
+    /// have been added since.
+    fn at_hand(
+        &self,
+        now: Moment,
+        key: Option<&str>,
+        refused: Option<&Secret>,
+    ) -> Option<Result<Secret, Failure>> {
         let held = self.held.as_ref()?;
-        let within = match refused {
-            Some(sent) if *sent == held.secret => AGAIN.min(held.fresh),
-            _ => held.fresh,
+        let found = part(&held.secret, key);
+        let within = match &found {
+            Err(_) => SILENCE.min(held.fresh),
+            Ok(secret) if refused == Some(secret) => AGAIN.min(held.fresh),
+            Ok(_) => held.fresh,
         };
-        (now.since(held.at) < within).then(|| held.secret.clone())
+        (now.since(held.at) < within).then_some(found)
+    }
+}
+
+/// What is wanted of what was found.
+fn part(whole: &Secret, key: Option<&str>) -> Result<Secret, Failure> {
+    match key {
+        None => Ok(whole.clone()),
+        Some(key) => object::string(whole, key).and_then(plausible),
     }
 }
 

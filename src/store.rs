@@ -24,7 +24,7 @@ pub use embedded::{Embedded, EmbeddedError};
 pub use memory::MemoryStore;
 pub use reseal::{Form, Resealed};
 pub use table::{Finding, Schema, TableError, TableSpec, Verdict};
-pub use vault::{Role, Vault};
+pub use vault::{Herald, News, Role, Vault};
 
 /// The daemon's table.
 pub type DynamoVault = Vault<DynamoStore>;
@@ -198,6 +198,10 @@ pub trait Store: Send + Sync + 'static {
         keys: &[Key],
         view: View,
     ) -> impl Future<Output = Result<Vec<(Key, Item)>, StoreError>> + Send;
+
+    /// Something was found in the table that another process wrote: whoever passes on what stands there hears of it.
+    /// Nobody does, unless there is a [`Herald`].
+    fn announce(&self, _id: &ClientId, _news: News) {}
 }
 
 /// Who works on a table.

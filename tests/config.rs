@@ -535,23 +535,26 @@ fn the_sample_is_valid_and_is_not_read_by_default() {
 
 #[test]
 fn the_sample_has_every_key_at_its_default() {
+    const EXCLUDED: [(&str, &str); 2] =
+        [("key_file", "sealing.key_file"), ("password_file", "shared_cache.password_file")];
     let uncommented: Vec<String> = sample()
         .lines()
         .map(|line| match line.strip_prefix('#') {
             // One of two that exclude each other.
-            Some(setting) if setting.starts_with("key_file") => String::new(),
+            Some(setting) if EXCLUDED.iter().any(|(name, _)| setting.starts_with(name)) => String::new(),
             Some(setting) if setting.starts_with(|first: char| first.is_ascii_lowercase()) => {
                 setting.to_owned()
             }
             _ => line.to_owned(),
         })
         .collect();
-    assert!(sample().contains("\n#key_file = "));
+    assert!(EXCLUDED.iter().all(|(name, _)| sample().contains(&format!("\n#{name} = "))));
     let full = load_toml(&uncommented.join("\n")).expect("every setting of the sample");
     let plain = load_toml(&acme("")).expect("defaults");
     for Setting { key, value, origin } in &plain.settings {
         let (sampled, from) = setting(&full, key);
-        assert!(from.starts_with("file ") || key == "sealing.key_file", "{key} is not in the sample");
+        let excluded = EXCLUDED.iter().any(|(_, path)| path == key);
+        assert!(from.starts_with("file ") || excluded, "{key} is not in the sample");
         if *origin == Origin::Default && !value.is_null() {
             assert_eq!(sampled, value, "{key} is not at its default");
         }
@@ -572,6 +575,35 @@ fn the_key_of_the_spill_is_never_shown() {
     let (shown, _) = setting(&loaded, "sealing.key");
     assert_eq!(shown, "(redacted)");
     assert!(!format!("{:?} {:?}", loaded.config, loaded.settings).contains(key));
+}
+
+#[test]
+fn the_password_of_the_shared_cache_is_never_shown_and_travels_encrypted() {
+    let cache = |more: &str| format!("{}\n[shared_cache]\n{more}\n", acme(""));
+    let loaded =
+        load_toml(&cache(&format!("url = \"redis://a.test\"\npassword = \"{CANARY}\""))).expect("valid");
+    assert_eq!(setting(&loaded, "shared_cache.password").0, "(redacted)");
+    assert_eq!(setting(&loaded, "shared_cache.prefix").0, "perennial:client-credentials:");
+    assert!(!format!("{:?} {:?}", loaded.config, loaded.settings).contains(CANARY));
+    let wrong = [
+        format!("url = \"redis://u:{CANARY}@a.test\""),
+        format!("url = \"redis://a.test\"\npassword_file = \"f\"\npassword = \"{CANARY}\""),
+        format!("url = \"redis://a.test\"\npassword = [\"{CANARY}\"]"),
+        "user = \"u\"".to_owned(),
+    ];
+    for text in wrong {
+        let error = only(load_toml(&cache(&text)));
+        assert!(error.key.starts_with("shared_cache.") && !format!("{error:?}").contains(CANARY), "{error}");
+    }
+    let production = |url: &str| {
+        let text =
+            format!("profile = \"production\"\n[store]\ntable = \"t-1\"\n[shared_cache]\nurl = \"{url}\"");
+        load_toml(&text)
+    };
+    assert_eq!(only(production("redis://cache.test")).key, "shared_cache.url");
+    for url in ["rediss://cache.test", "redis://127.0.0.1:6379", "redis://[::1]", "redis://localhost/1"] {
+        assert!(production(url).is_ok(), "{url}");
+    }
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Least privilege, both ways: every command runs behind gates that know its role's policy and refuse what it does not
 //! allow, as IAM does. What a command lacks fails, and so does what a policy grants and no command uses.
 //!
-//! The gates stand before DynamoDB Local, moto's KMS and moto's S3 and see each request as the SDK sends it.
+//! The gates stand before DynamoDB Local and moto's KMS, S3, Secrets Manager and Parameter Store, and see each request as the SDK
+//! sends it.
 
 mod support;
 
@@ -79,6 +80,9 @@ async fn a_run_that_ends(world: &World, daemon: &Gate) {
     // TTL may take the token item of a grant that can be minted again; then the commit checks the lease beside it.
     world.delete("mail", "TOKEN#ACCESS").await;
     world.ok(daemon, &["run", "--once"]);
+    for id in ["noted", "kept"] {
+        assert!(world.generation(id).await > 0, "{id} has its secret elsewhere, and is refreshed");
+    }
 }
 
 /// Three daemons: two die with answers that the table did not take, of which an operator brings in one, the third the other.
@@ -124,7 +128,8 @@ async fn operators_look_and_change(world: &World, operator: &Gate) {
     world.ok(operator, &["clients", "secret", "add", "crm", "--client-secret-file", "app.secret"]);
     world.ok(operator, &["clients", "secret", "promote", "crm", "--keep"]);
     world.ok(operator, &["clients", "secret", "drop", "crm"]);
-    world.ok(operator, &["clients", "secret", "check"]);
+    let checked = world.ok(operator, &["clients", "secret", "check"]);
+    assert!(checked.ends_with("summary found=2 missing=0\n"), "{checked}");
     world.hold("old").await;
     world.ok(operator, &["clients", "resolve", "old", "--retry"]);
     world.consent("old.token").await;
@@ -279,5 +284,53 @@ async fn a_command_that_lacks_a_right_names_it() {
         assert_eq!(told.status.code(), Some(1), "{command:?}: {errors}");
         assert!(errors.contains(&format!("not authorized to perform: {action} on")), "{command:?}: {errors}");
         assert!(errors.contains("`perennial iam print`"), "{command:?} has no remedy: {errors}");
+    }
+}
+
+/// Each kind of place by itself: what one statement allows, the other does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_look_up_that_lacks_a_right_names_it() {
+    let world = World::new().await;
+    let [daemon, _, _, operator, keys] = world.gates().await;
+    tables_and_keys_are_made(&world, &operator, &keys).await;
+    clients_are_registered(&world, &operator);
+    let references = world.references();
+    let references = references.each_ref().map(String::as_str);
+    for (sid, action, found) in [
+        ("ClientSecrets", "secretsmanager:GetSecretValue", "ssm:"),
+        ("ClientSecretsInParameters", "ssm:GetParameter", "secretsmanager:"),
+    ] {
+        let lacks = |role| world.policy(role, &references).without(sid);
+        let gate = Gate::before(&world, "operator", lacks(Role::Operator)).await;
+        let told = world.perform(&gate, &["clients", "secret", "check"], &[]);
+        let out = String::from_utf8_lossy(&told.stdout);
+        let of = |kind: &str| out.lines().find(|line| line.contains(&format!(" {kind}"))).unwrap_or_default();
+        assert_eq!(told.status.code(), Some(1), "{out}");
+        assert!(out.contains(&format!("not authorized to perform: {action} on")), "{out}");
+        assert!(of(found).ends_with(": found") && out.contains("`perennial iam print`"), "{out}");
+
+        world.ok(&operator, &["clients", "refresh", "noted", "kept"]);
+        let gate = Gate::before(&world, "daemon", lacks(Role::Daemon)).await;
+        let told = world.perform(&gate, &["run", "--once"], &[]);
+        let errors = String::from_utf8_lossy(&told.stderr);
+        assert!(
+            !told.status.success() && errors.contains(action) && errors.contains("secret_refused"),
+            "{errors}"
+        );
+    }
+    world.ok(&daemon, &["run", "--once"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spill_is_listed_below_its_prefix_and_nowhere_else() {
+    let world = World::new().await;
+    let list =
+        |prefix: Option<&str>| Need::new("s3:ListBucket", "arn:aws:s3:::spilled").with("s3:prefix", prefix);
+    for role in [Role::Daemon, Role::Operator] {
+        let policy = world.policy(role, &[]);
+        let may = |prefix| policy.allows(&list(prefix)).is_some();
+        let asked =
+            [Some("perennial/spill/"), Some("perennial/spill/crm/"), Some("perennial/"), Some(""), None];
+        assert_eq!(asked.map(may), [true, true, false, false, false], "{role:?}");
     }
 }

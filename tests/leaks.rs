@@ -5,6 +5,7 @@
 mod support;
 
 mod leaks {
+    pub(crate) mod agent;
     pub(crate) mod commands;
     pub(crate) mod configuration;
     pub(crate) mod daemon;

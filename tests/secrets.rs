@@ -132,7 +132,7 @@ async fn each_kind_of_reference_refreshes_and_no_secret_stands_in_the_table() {
     )
     .await;
     world.moto.put_parameter("/oauth/acme", OLD).await;
-    world.moto.make_secret("oauth/strict", &format!("{{\"client_secret\": \"{OLD}\"}}")).await;
+    let _arn = world.moto.make_secret("oauth/strict", &format!("{{\"client_secret\": \"{OLD}\"}}")).await;
     let folder = world.deployment.path().join("secrets");
     fs::write(folder.join("acme"), format!("{OLD}\n")).expect("writable");
     let file = format!("file:{}", folder.join("acme").display());

@@ -19,6 +19,18 @@ use crate::secret::Secret;
 
 /// What keys begin with, so that scanners for leaked secrets know them.
 const PREFIX: &str = "prn_";
+/// How long they are: 32 bytes in base64url.
+const LEN: usize = PREFIX.len() + 43;
+
+/// Where a key may begin in a text that is to be shown: a reader may have put it in the wrong place.
+pub(super) fn place_in(text: &str) -> Option<usize> {
+    text.find(PREFIX)
+}
+
+/// Whether a text looks like a key.
+pub(super) fn is_one(text: &str) -> bool {
+    text.starts_with(PREFIX) && text.len() == LEN
+}
 
 /// The readers that there are.
 #[derive(Clone, Debug, Default)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::keys;
 use super::problem::Problem;
 use crate::client::ClientId;
 use crate::reader::Want;
@@ -54,8 +55,17 @@ impl Query {
 
 /// A client's id, percent-encoded or not.
 pub(super) fn client(segment: &str) -> Result<ClientId, Problem> {
-    let decoded = if segment.contains('%') { decode(segment)? } else { segment.to_owned() };
-    ClientId::new(decoded).map_err(|error| Problem::Malformed(error.to_string()))
+    if segment.contains('%') { id(&decode(segment)?) } else { id(segment) }
+}
+
+/// A client's id. A key in its place would go on to the table, and into logs, as a name.
+pub(super) fn id(text: &str) -> Result<ClientId, Problem> {
+    if keys::is_one(text) {
+        return Err(malformed(
+            "a reader's key stands where a client's id belongs: send it as Authorization: Bearer",
+        ));
+    }
+    ClientId::new(text).map_err(|error| Problem::Malformed(error.to_string()))
 }
 
 /// RFC 3986 section 2.1, strictly.

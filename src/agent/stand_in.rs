@@ -57,7 +57,7 @@ impl<S: Store> Agent<S> {
         let since = self.clock.moment().minus(CONFIRMED);
         self.reader.confirm(id, since).await;
         let served = self.reader.token(id, want, Duration::ZERO).await.map_err(Problem::Refused)?;
-        let is_confirmed = served.sighting.seen >= since;
+        let is_confirmed = served.sighting.seen >= since && !served.stale;
         is_confirmed.then_some(served).ok_or(Problem::Refused(Refusal::Unavailable(CONFIRMED)))
     }
 

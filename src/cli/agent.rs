@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::meter::Meter;
-use super::{App, UsageError, output};
+use super::{App, UsageError, output, shared_cache};
 use crate::agent::{self, Keys, Manner, Socket, drop_in, keys};
 use crate::config::{Config, Profile, SecretForm};
 use crate::reader::{self, Overlaps, Reader};
@@ -162,7 +162,7 @@ impl Serving {
         let sockets = sockets(config).await?;
         let (places, drop_in) = (places(&sockets, Manner::Own), places(&sockets, Manner::DropIn));
         let store = app.store_for(Role::Reader).await?;
-        let agent = Arc::new(agent_for(app, store, readers.keys(), &meter));
+        let agent = Arc::new(agent_for(app, store, readers.keys(), &meter)?);
         info!(version = env!("CARGO_PKG_VERSION"), ?places, ?drop_in, "answering");
         let measured = Arc::clone(&agent);
         let mut helpers = vec![meter.start(app.clock(), move || measured.measure())];
@@ -214,7 +214,7 @@ fn agent_for(
     store: DynamoVault,
     keys: Option<Arc<ArcSwap<Keys>>>,
     meter: &Meter,
-) -> agent::Agent<DynamoVault> {
+) -> anyhow::Result<agent::Agent<DynamoVault>> {
     let own = &app.config().agent;
     let settings = reader::Settings {
         clients: own.clients,
@@ -223,7 +223,10 @@ fn agent_for(
         ..reader::Settings::default()
     };
     let vitals = Arc::clone(store.vitals());
-    let reader = Reader::new(store.clone(), vitals, app.clock(), overlaps(app.config()), settings);
+    let mut reader = Reader::new(store.clone(), vitals, app.clock(), overlaps(app.config()), settings);
+    if let Some(copies) = shared_cache::copies(app, &store)? {
+        reader = reader.with_copies(copies);
+    }
     let settings = agent::Settings {
         max_wait: own.max_wait,
         connections: own.connections,
@@ -231,7 +234,7 @@ fn agent_for(
         rejection_interval: own.rejections.then_some(own.rejection_interval),
         drop_in: own.drop_in.address.map(|_| drop_in_settings(app.config())),
     };
-    agent::Agent::new(reader, store, app.clock(), keys, Some(meter.exporter()), settings)
+    Ok(agent::Agent::new(reader, store, app.clock(), keys, Some(meter.exporter()), settings))
 }
 
 fn overlaps(config: &Config) -> Box<Overlaps> {

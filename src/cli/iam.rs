@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use super::{App, UsageError, client_id, output};
 use crate::client::ClientId;
-use crate::config::StoreKind;
+use crate::config::{StoreKind, check};
 use crate::iam::{Estate, Home, Policy, References, Role, Sealing, Spill};
 
 /// What each role may do.
@@ -32,57 +32,61 @@ A reader gets no more than what belongs to the access token, and has to ask for 
 (ProjectionExpression), as `perennial get` and the examples do. For readers that ask for whole items there is --whole-items: such
 a reader sees refresh tokens and client secrets, too, unless they are sealed.
 
+Client secrets that are kept elsewhere are looked up by daemons and by `perennial clients secret check`: name them for both roles, by
+--secret-arn, --parameter-arn and --secret-key-arn. For an operator who never checks, name none.
+
 Examples:
   perennial iam print reader --account 111122223333 --region eu-central-1 > reader.json
   aws iam put-role-policy --role-name crm --policy-name tokens --policy-document file://reader.json
-  perennial iam print daemon --table-arn $TABLE_ARN --table-key-arn $KEY_ARN --kms-key-arn $SEALING_KEY_ARN")]
+  perennial iam print daemon --table-arn $TABLE_ARN --table-key-arn $KEY_ARN --kms-key-arn $SEALING_KEY_ARN
+  perennial iam print operator --table-arn $TABLE_ARN --parameter-arn $PARAMETER_ARN")]
 pub(super) struct Print {
     /// Who it is for.
     role: Role,
     /// The table; the configuration's without.
-    #[arg(long, value_name = "NAME", conflicts_with = "table_arn")]
+    #[arg(long, value_name = "NAME", value_parser = named("a table", check::table), conflicts_with = "table_arn")]
     table: Option<String>,
     /// The table's ARN, in place of --table, --region, --account and --partition.
-    #[arg(long, value_name = "ARN", value_parser = arn("dynamodb", "table/"), conflicts_with_all = ["region", "account", "partition"])]
+    #[arg(long, value_name = "ARN", value_parser = arn(Kind::Table), conflicts_with_all = ["region", "account", "partition"])]
     table_arn: Option<Arn>,
     /// The table's region; store.region without.
-    #[arg(long)]
+    #[arg(long, value_parser = named("a region", check::region))]
     region: Option<String>,
     /// The account that the table is in: twelve digits.
     #[arg(long, value_parser = account)]
     account: Option<String>,
     /// aws, aws-cn or aws-us-gov.
-    #[arg(long, default_value = "aws", value_parser = ["aws", "aws-cn", "aws-us-gov"])]
+    #[arg(long, default_value = "aws", value_parser = PARTITIONS)]
     partition: String,
     /// The customer key that DynamoDB encrypts the table with; store.kms_key without, where that is an ARN.
-    #[arg(long, value_name = "ARN", value_parser = arn("kms", "key/"))]
+    #[arg(long, value_name = "ARN", value_parser = arn(Kind::Key))]
     table_key_arn: Option<Arn>,
     /// The customer master key that wraps the keys of sealing; sealing.kms_key without, where that is an ARN.
-    #[arg(long, value_name = "ARN", value_parser = arn("kms", "key/"))]
+    #[arg(long, value_name = "ARN", value_parser = arn(Kind::Key))]
     kms_key_arn: Option<Arn>,
     /// The table of wrapped keys; the configuration's without, or the table's name and -keys.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = named("a table", check::table))]
     key_table: Option<String>,
     /// The table's name in what is sealed; sealing.name without, or the table's.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = named("a table", check::table))]
     sealing_name: Option<String>,
-    /// The spill's bucket; spill.s3_bucket without.
-    #[arg(long, value_name = "NAME")]
+    /// The spill's bucket; spill.s3_bucket without. Its records' keys begin with spill.s3_prefix.
+    #[arg(long, value_name = "NAME", value_parser = named("a bucket", check::bucket))]
     bucket: Option<String>,
     /// The customer key that S3 encrypts the bucket with.
-    #[arg(long, value_name = "ARN", value_parser = arn("kms", "key/"))]
+    #[arg(long, value_name = "ARN", value_parser = arn(Kind::Key))]
     bucket_key_arn: Option<Arn>,
     /// daemon: the ECS cluster that it runs in; its task may then protect itself from scale-in.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = named("a cluster", check::cluster))]
     cluster: Option<String>,
-    /// daemon: a secret of Secrets Manager with a client secret; may be repeated.
-    #[arg(long, value_name = "ARN", value_parser = arn("secretsmanager", "secret:"))]
+    /// daemon, operator: a secret of Secrets Manager with a client secret; may be repeated.
+    #[arg(long, value_name = "ARN", value_parser = arn(Kind::Secret))]
     secret_arn: Vec<Arn>,
-    /// daemon: a parameter of Systems Manager with a client secret; may be repeated.
-    #[arg(long, value_name = "ARN", value_parser = arn("ssm", "parameter/"))]
+    /// daemon, operator: a parameter of Systems Manager with a client secret; may be repeated.
+    #[arg(long, value_name = "ARN", value_parser = arn(Kind::Parameter))]
     parameter_arn: Vec<Arn>,
-    /// daemon: a customer key that these are encrypted with; may be repeated.
-    #[arg(long, value_name = "ARN", value_parser = arn("kms", "key/"))]
+    /// daemon, operator: a customer key that these are encrypted with; may be repeated.
+    #[arg(long, value_name = "ARN", value_parser = arn(Kind::Key))]
     secret_key_arn: Vec<Arn>,
     /// reader: for this client alone; may be repeated.
     #[arg(long, value_name = "ID", value_parser = client_id)]
@@ -135,18 +139,20 @@ impl Print {
 
     /// An option that changes nothing would be taken for a restriction.
     fn fits(&self) -> Result<(), UsageError> {
+        const FOLLOWERS: &[Role] = &[Role::Daemon, Role::Operator];
         let given = [
-            (Role::Daemon, "--cluster", self.cluster.is_some()),
-            (Role::Daemon, "--secret-arn", !self.secret_arn.is_empty()),
-            (Role::Daemon, "--parameter-arn", !self.parameter_arn.is_empty()),
-            (Role::Daemon, "--secret-key-arn", !self.secret_key_arn.is_empty()),
-            (Role::Reader, "--client", !self.client.is_empty()),
-            (Role::Reader, "--whole-items", self.whole_items),
-            (Role::Operator, "--create-table", self.create_table),
+            (&[Role::Daemon][..], "--cluster", self.cluster.is_some()),
+            (FOLLOWERS, "--secret-arn", !self.secret_arn.is_empty()),
+            (FOLLOWERS, "--parameter-arn", !self.parameter_arn.is_empty()),
+            (FOLLOWERS, "--secret-key-arn", !self.secret_key_arn.is_empty()),
+            (&[Role::Reader], "--client", !self.client.is_empty()),
+            (&[Role::Reader], "--whole-items", self.whole_items),
+            (&[Role::Operator], "--create-table", self.create_table),
         ];
-        let astray = given.into_iter().find(|(role, _, given)| *given && *role != self.role);
-        if let Some((role, option, _)) = astray {
-            return Err(usage(&format!("{option} is for the role {} alone", role.as_str())));
+        let astray = given.into_iter().find(|(roles, _, given)| *given && !roles.contains(&self.role));
+        if let Some((roles, option, _)) = astray {
+            let roles: Vec<_> = roles.iter().map(|role| role.as_str()).collect();
+            return Err(usage(&format!("{option} is for the role {} alone", roles.join(" or "))));
         }
         let named = !self.secret_arn.is_empty() || !self.parameter_arn.is_empty();
         if self.secret_key_arn.is_empty() || named {
@@ -159,7 +165,10 @@ impl Print {
         let config = app.config();
         let (home, table) = self.table(app)?;
         let given = |arn: &Option<Arn>| arn.as_ref().map(|arn| arn.0.clone());
-        let bucket = self.bucket.as_ref().or(config.spill.bucket.as_ref());
+        let bucket = match &self.bucket {
+            Some(bucket) => Some(bucket.clone()),
+            None => bucket(config.spill.bucket.as_ref())?,
+        };
         Ok(Estate {
             sealing: self.sealing(app, &table)?,
             home,
@@ -169,7 +178,7 @@ impl Print {
                 None => configured("store.kms_key", "--table-key-arn", config.store.kms_key.as_ref())?,
             },
             spill: bucket.map(|bucket| Spill {
-                bucket: bucket.clone(),
+                bucket,
                 prefix: config.spill.prefix.clone(),
                 key: given(&self.bucket_key_arn),
             }),
@@ -187,7 +196,7 @@ impl Print {
 
     fn table(&self, app: &App) -> Result<(Home, String), UsageError> {
         if let Some(arn) = &self.table_arn {
-            let table = arn.name("table/").to_owned();
+            let table = arn.name(Kind::Table).to_owned();
             return Ok((arn.home(), table));
         }
         let store = &app.config().store;
@@ -233,9 +242,16 @@ fn usage(text: &str) -> UsageError {
 /// A key that the configuration names. IAM knows keys by their ARNs alone: an alias is no resource.
 fn configured(key: &str, option: &str, value: Option<&String>) -> Result<Option<String>, UsageError> {
     let Some(value) = value else { return Ok(None) };
-    let found = Arn::parse(value, "kms", "key/");
+    let found = Arn::parse(value, Kind::Key);
     let remedy = format!("{key} = {value:?} is no ARN of a key, and a policy needs one: say {option}");
     found.map(|arn| Some(arn.0)).map_err(|_| UsageError(remedy))
+}
+
+/// The bucket that the configuration names. It may do so by the ARN of an access point, which is no part of a bucket's ARN.
+fn bucket(configured: Option<&String>) -> Result<Option<String>, UsageError> {
+    let Some(name) = configured else { return Ok(None) };
+    let remedy = |problem| usage(&format!("spill.s3_bucket = {name:?} {problem}: say --bucket"));
+    check::bucket(name).map(|()| Some(name.clone())).map_err(remedy)
 }
 
 fn texts(arns: &[Arn]) -> Vec<String> {
@@ -247,15 +263,18 @@ fn texts(arns: &[Arn]) -> Vec<String> {
 struct Arn(String);
 
 impl Arn {
-    fn parse(text: &str, service: &str, resource: &str) -> Result<Self, String> {
+    fn parse(text: &str, kind: Kind) -> Result<Self, String> {
         let parts: Vec<_> = text.splitn(6, ':').collect();
-        let fits = matches!(parts.as_slice(), ["arn", partition, of, region, owner, rest]
-            if !partition.is_empty() && *of == service && !region.is_empty() && account(owner).is_ok()
-                && rest.strip_prefix(resource).is_some_and(|name| !name.is_empty()));
-        if fits && !text.contains(['*', '?']) {
+        let fits = matches!(parts.as_slice(), ["arn", partition, service, region, owner, rest]
+            if PARTITIONS.contains(partition) && *service == kind.service() && check::region(region).is_ok()
+                && account(owner).is_ok() && rest.strip_prefix(kind.before()).is_some_and(|name| kind.names(name)));
+        if fits {
             return Ok(Self(text.to_owned()));
         }
-        Err(format!("write it as arn:aws:{service}:REGION:ACCOUNT:{resource}..."))
+        let (service, before) = (kind.service(), kind.before());
+        Err(format!(
+            "write it as arn:aws:{service}:REGION:ACCOUNT:{before}..., of one resource and without a wildcard"
+        ))
     }
 
     fn home(&self) -> Home {
@@ -264,14 +283,70 @@ impl Arn {
         Home { partition: part(1), region: part(1), account: part(0) }
     }
 
-    fn name(&self, resource: &str) -> &str {
-        let found = self.0.splitn(6, ':').last().and_then(|rest| rest.strip_prefix(resource));
+    /// The resource's name, where it is of this kind.
+    fn name(&self, kind: Kind) -> &str {
+        let found = self.0.splitn(6, ':').last().and_then(|rest| rest.strip_prefix(kind.before()));
         found.expect("it was parsed")
     }
 }
 
-fn arn(service: &'static str, resource: &'static str) -> impl Fn(&str) -> Result<Arn, String> + Clone {
-    move |text| Arn::parse(text, service, resource)
+/// What an ARN is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Table,
+    Key,
+    Secret,
+    Parameter,
+}
+
+impl Kind {
+    const fn service(self) -> &'static str {
+        match self {
+            Self::Table => "dynamodb",
+            Self::Key => "kms",
+            Self::Secret => "secretsmanager",
+            Self::Parameter => "ssm",
+        }
+    }
+
+    /// What stands before the name.
+    const fn before(self) -> &'static str {
+        match self {
+            Self::Table => "table/",
+            Self::Key => "key/",
+            Self::Secret => "secret:",
+            Self::Parameter => "parameter/",
+        }
+    }
+
+    fn names(self, name: &str) -> bool {
+        let of = |signs: &[u8]| {
+            !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || signs.contains(&byte))
+        };
+        match self {
+            Self::Table => check::table(name).is_ok(),
+            // An id, or mrk- and an id (AWS KMS Developer Guide, "Key identifiers").
+            Self::Key => of(b"-"),
+            // As in references; an ARN ends in a hyphen and six characters besides.
+            Self::Secret => of(b"/_+=.@-!"),
+            // The slash that a name may begin with is the ARN's own.
+            Self::Parameter => of(b"/_.-") && !name.starts_with('/'),
+        }
+    }
+}
+
+const PARTITIONS: [&str; 3] = ["aws", "aws-cn", "aws-us-gov"];
+
+fn arn(kind: Kind) -> impl Fn(&str) -> Result<Arn, String> + Clone {
+    move |text| Arn::parse(text, kind)
+}
+
+/// A name as the configuration checks it, too: what is no name would be a pattern, or a resource that there is not.
+fn named(what: &'static str, check: check::Check) -> impl Fn(&str) -> Result<String, String> + Clone {
+    move |text| match check(text) {
+        Ok(()) => Ok(text.to_owned()),
+        Err(problem) => Err(format!("as the name of {what} it {problem}")),
+    }
 }
 
 fn account(text: &str) -> Result<String, String> {
@@ -286,10 +361,10 @@ mod tests {
     #[test]
     fn an_arn_names_one_resource_of_its_service() {
         let table = "arn:aws-cn:dynamodb:cn-north-1:111122223333:table/tokens";
-        let arn = Arn::parse(table, "dynamodb", "table/").expect("an ARN");
+        let arn = Arn::parse(table, Kind::Table).expect("an ARN");
         let home =
             Home { partition: "aws-cn".into(), region: "cn-north-1".into(), account: "111122223333".into() };
-        assert_eq!((arn.home(), arn.name("table/")), (home, "tokens"));
+        assert_eq!((arn.home(), arn.name(Kind::Table)), (home, "tokens"));
         for no in [
             "tokens",
             "arn:aws:dynamodb:cn-north-1:111122223333:table/",
@@ -298,8 +373,27 @@ mod tests {
             "arn:aws:dynamodb:cn-north-1:${AWS::AccountId}:table/tokens",
             "arn:aws:kms:cn-north-1:111122223333:table/tokens",
             "arn:aws:dynamodb:cn-north-1:111122223333:index/tokens",
+            "arn:aws:dynamodb:cn-north-1:111122223333:table/tokens/index/by-shard",
+            "arn:aws:dynamodb:*:111122223333:table/tokens",
+            "arn:aws-moon:dynamodb:cn-north-1:111122223333:table/tokens",
         ] {
-            assert!(Arn::parse(no, "dynamodb", "table/").is_err(), "{no}");
+            assert!(Arn::parse(no, Kind::Table).is_err(), "{no}");
+        }
+    }
+
+    #[test]
+    fn each_kind_of_resource_has_names_of_its_own() {
+        for (kind, good, bad) in [
+            (Kind::Key, "key/mrk-1234abcd12ab34cd56ef1234567890ab", "key/a/b"),
+            (Kind::Key, "key/11111111-2222-3333-4444-555555555555", "key/*"),
+            (Kind::Secret, "secret:oauth/acme@eu-AbCdEf", "secret:oauth/${aws:username}"),
+            (Kind::Secret, "secret:rds!cluster-1-AbCdEf", "secret:a?"),
+            (Kind::Parameter, "parameter/oauth/acme", "parameter//oauth/acme"),
+            (Kind::Parameter, "parameter/acme", "parameter/oauth/*"),
+        ] {
+            let at = |rest: &str| format!("arn:aws:{}:eu-central-1:111122223333:{rest}", kind.service());
+            assert!(Arn::parse(&at(good), kind).is_ok(), "{good}");
+            assert!(Arn::parse(&at(bad), kind).is_err(), "{bad}");
         }
     }
 }

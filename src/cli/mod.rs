@@ -32,6 +32,7 @@ mod run;
 mod seal;
 mod sealing;
 mod secret;
+mod shared_cache;
 mod show;
 mod source;
 mod spec;

@@ -14,7 +14,7 @@ use tracing::{debug, error, info, warn};
 use super::ecs::Ecs;
 use super::meter::Meter;
 use super::reload::Reloads;
-use super::{App, output, secret, spill};
+use super::{App, output, secret, shared_cache, spill};
 use crate::config::{Config, StoreKind};
 use crate::ecs::Account;
 use crate::entropy::Entropy;
@@ -76,16 +76,20 @@ impl Run {
             warn!(file = %file.display(), "it holds a secret, and every user of this machine may read it: chmod o-r");
         }
         let ecs = Ecs::detect(app);
-        let store = Arc::new(app.store_for(Role::Daemon).await?);
+        let (store, publishing) = shared_cache::published(app, app.store_for(Role::Daemon).await?)?;
         let spill = spill::configured(app).await?;
         spill::check(&spill).await;
-        let parts = self.parts(config, store, Arc::new(spill), app)?;
-        if self.once {
+        let parts = self.parts(config, Arc::new(store), Arc::new(spill), app)?;
+        let ended = if self.once {
             self.run_once(parts, config, shutdown, meter).await
         } else {
             let reloads = Reloads::new(app, filter, hangups);
             Box::pin(daemon(parts, config, shutdown, meter, ecs, reloads)).await
+        };
+        if let Some(publishing) = publishing {
+            publishing.finish().await;
         }
+        ended
     }
 
     fn parts(

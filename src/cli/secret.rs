@@ -14,6 +14,7 @@ use super::source::{ClientSecretArgs, Given};
 use super::walk::Listing;
 use super::{App, UsageError, client_id, output};
 use crate::client::credentials::{Credential, Credentials};
+use crate::client::reference::Scheme;
 use crate::client::{Client, ClientId};
 use crate::entropy::Entropy;
 use crate::item::Key;
@@ -209,8 +210,11 @@ impl Check {
 /// Whoever follows references, as this process's configuration allows. Nothing is asked for yet.
 pub(super) fn follower(app: &App, entropy: Arc<Entropy>) -> Secrets {
     let (config, store) = (&app.config().secrets, &app.config().store);
-    let environment =
-        if config.allow.name_any("env") { app.sources().foreign_variables() } else { Default::default() };
+    let environment = if config.allow.name_any(Scheme::Environment) {
+        app.sources().foreign_variables()
+    } else {
+        Default::default()
+    };
     let address = ServiceAddress { region: store.region.clone(), endpoint: config.endpoint.clone() };
     let mut own = app.sources().own_files();
     own.extend(app.config().sealing.key_file.clone());

@@ -38,6 +38,39 @@ pub enum Location<'a> {
     File(&'a str),
 }
 
+/// What stands before the first colon of a reference: the kind of place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scheme {
+    /// AWS Secrets Manager.
+    SecretsManager,
+    /// AWS Systems Manager Parameter Store.
+    Parameter,
+    /// The environment of the daemon.
+    Environment,
+    /// A file beside the daemon.
+    File,
+}
+
+impl Scheme {
+    /// Every kind.
+    pub const ALL: [Self; 4] = [Self::SecretsManager, Self::Parameter, Self::Environment, Self::File];
+
+    /// As it is written in a reference.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SecretsManager => "secretsmanager",
+            Self::Parameter => "ssm",
+            Self::Environment => "env",
+            Self::File => "file",
+        }
+    }
+
+    /// The kind that is written so.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|scheme| scheme.as_str() == text)
+    }
+}
+
 /// How the names of this program's own variables begin, of AWS's, and of those that ECS gives a task.
 const OWN: [&str; 3] = ["PERENNIAL", "AWS_", "ECS_"];
 
@@ -80,6 +113,16 @@ impl SecretRef {
         &self.0
     }
 
+    /// The reference to all of what is looked up for this one: without `#KEY`.
+    #[must_use]
+    pub fn whole(&self) -> Self {
+        match self.location().key() {
+            // No secret's name and no staging label has a #.
+            Some(_) => Self(split(&self.0, '#').0.into()),
+            None => self.clone(),
+        }
+    }
+
     /// Where it leads.
     pub fn location(&self) -> Location<'_> {
         locate(&self.0).expect("it was located when it was made")
@@ -101,12 +144,20 @@ impl FromStr for SecretRef {
 
 impl Location<'_> {
     /// What stands before the first colon.
-    pub fn scheme(&self) -> &'static str {
+    pub fn scheme(&self) -> Scheme {
         match self {
-            Self::SecretsManager { .. } => "secretsmanager",
-            Self::Parameter(_) => "ssm",
-            Self::Environment(_) => "env",
-            Self::File(_) => "file",
+            Self::SecretsManager { .. } => Scheme::SecretsManager,
+            Self::Parameter(_) => Scheme::Parameter,
+            Self::Environment(_) => Scheme::Environment,
+            Self::File(_) => Scheme::File,
+        }
+    }
+
+    /// Which string of the JSON object that is there is wanted; none means all of what is there.
+    pub fn key(&self) -> Option<&str> {
+        match self {
+            Self::SecretsManager { key, .. } => *key,
+            _ => None,
         }
     }
 
@@ -121,18 +172,17 @@ impl Location<'_> {
 
 fn locate(text: &str) -> Result<Location<'_>, InvalidRef> {
     let (scheme, rest) = text.split_once(':').ok_or(InvalidRef("is no reference"))?;
-    match scheme {
-        "secretsmanager" => {
+    match Scheme::parse(scheme).ok_or(InvalidRef("is no reference"))? {
+        Scheme::SecretsManager => {
             let (rest, key) = split(rest, '#');
             let (id, query) = split(rest, '?');
             let stage =
                 query.map(|query| query.strip_prefix("stage=").ok_or(InvalidRef("asks for no stage")));
             Ok(Location::SecretsManager { id, stage: stage.transpose()?, key })
         }
-        "ssm" => Ok(Location::Parameter(rest)),
-        "env" => Ok(Location::Environment(rest)),
-        "file" => Ok(Location::File(rest)),
-        _ => Err(InvalidRef("is no reference")),
+        Scheme::Parameter => Ok(Location::Parameter(rest)),
+        Scheme::Environment => Ok(Location::Environment(rest)),
+        Scheme::File => Ok(Location::File(rest)),
     }
 }
 
@@ -260,7 +310,7 @@ mod tests {
                         let key = key.map(|key| format!("#{key}")).unwrap_or_default();
                         format!("secretsmanager:{id}{stage}{key}")
                     }
-                    other => format!("{}:{}", other.scheme(), other.name()),
+                    other => format!("{}:{}", other.scheme().as_str(), other.name()),
                 };
                 prop_assert_eq!(again, text);
             }

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::uri::Authority;
+use url::Url;
+
 use super::kind::human;
 use super::reader::Reader;
 use super::{
     Agent, Config, Discovery, DropIn, Ecs, Health, Lambda, Log, Maintenance, Metrics, Profile, Refresh,
-    Sealing, SealingMode, Secrets, Shutdown, Spill, Store, StoreKind,
+    Sealing, SealingMode, Secrets, SharedCache, Shutdown, Spill, Store, StoreKind,
 };
 use crate::client::allowance::Rules as SecretRules;
 use crate::client::outbound::{Outbound, network};
-use crate::client::{ClientId, InDoubt, Provider, RateLimit, is_loopback};
+use crate::client::{ClientId, InDoubt, Provider, RateLimit, is_loopback, is_this_machine};
 use crate::plan::membership::Rules;
 use crate::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use crate::seal::LocalKeys;
@@ -49,6 +52,7 @@ pub(super) fn config(
     let ecs = Ecs { protection: r.flag("ecs.protection") };
     let sealing = sealing(r, &store, profile);
     let spill = spill(r, &sealing);
+    let shared_cache = shared_cache(r, &store, profile);
     let agent = agent(r);
     let lambda = lambda(r);
     let secrets = secrets(r, profile);
@@ -69,6 +73,7 @@ pub(super) fn config(
         ecs,
         spill,
         sealing,
+        shared_cache,
         agent,
         lambda,
         secrets,
@@ -274,6 +279,46 @@ fn sealing(r: &mut Reader, store: &Store, profile: Profile) -> Sealing {
         _ => {}
     }
     sealing
+}
+
+/// Whoever listens on the way would have the password and every token; sealed, the password and who has which client.
+fn shared_cache(r: &mut Reader, store: &Store, profile: Profile) -> SharedCache {
+    let cache = SharedCache {
+        // What is no URL has been refused.
+        url: r.optional_text("shared_cache.url").and_then(|text| Url::parse(&text).ok()),
+        user: r.optional_text("shared_cache.user"),
+        password_file: r.optional_text("shared_cache.password_file").map(Into::into),
+        password: r.optional_text("shared_cache.password").map(Secret::new),
+        ca_file: r.optional_text("shared_cache.ca_file").map(Into::into),
+        prefix: r.text_or("shared_cache.prefix", &format!("perennial:{}:", store.table)),
+        patience: r.duration("shared_cache.patience"),
+    };
+    if cache.password.is_some() && cache.password_file.is_some() {
+        let both = ["shared_cache.password_file", "shared_cache.password"];
+        r.refuse(&both, "are both set", "set one of them");
+    }
+    if cache.user.is_some() && cache.password.is_none() && cache.password_file.is_none() {
+        let problem = "there is a user and no password";
+        r.refuse(
+            &["shared_cache.user"],
+            problem,
+            "set shared_cache.password_file or its environment variable",
+        );
+    }
+    let is_local = |url: &Url| {
+        let host = url.host_str().and_then(|host| host.parse::<Authority>().ok());
+        host.is_some_and(|host| is_this_machine(&host))
+    };
+    if profile == Profile::Production
+        && cache.url.as_ref().is_some_and(|url| url.scheme() == "redis" && !is_local(url))
+    {
+        r.refuse(
+            &["shared_cache.url", "profile"],
+            "is plain redis, and the password and tokens would travel unencrypted",
+            "use rediss",
+        );
+    }
+    cache
 }
 
 fn agent(r: &mut Reader) -> Agent {

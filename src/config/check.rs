@@ -12,7 +12,7 @@ use crate::client::allowance::Rule;
 use crate::client::outbound::{self, Pin};
 
 /// A check of one string.
-pub(super) type Check = fn(&str) -> Result<(), String>;
+pub(crate) type Check = fn(&str) -> Result<(), String>;
 
 /// Something visible, without control characters.
 pub(super) fn line(text: &str) -> Result<(), String> {
@@ -21,14 +21,33 @@ pub(super) fn line(text: &str) -> Result<(), String> {
 }
 
 /// A DynamoDB table name (Amazon DynamoDB Developer Guide, "Naming rules").
-pub(super) fn table(name: &str) -> Result<(), String> {
+pub(crate) fn table(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
     refuse(!(3..=255).contains(&name.len()), "is not of 3 to 255 characters")?;
     refuse(!name.bytes().all(allowed), "has a character that a table name cannot have")
 }
 
+/// An S3 bucket's name as a policy has it (Amazon S3 User Guide, "General purpose bucket naming rules"). Requests may name it by an
+/// access point, too.
+pub(crate) fn bucket(name: &str) -> Result<(), String> {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'.' || byte == b'-';
+    let outer =
+        |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    let bytes = name.as_bytes();
+    refuse(!(3..=63).contains(&name.len()), "is not of 3 to 63 characters")?;
+    refuse(!name.bytes().all(inner), "has a character that a bucket's name cannot have")?;
+    refuse(!outer(bytes.first()) || !outer(bytes.last()), "begins or ends with no letter and no digit")
+}
+
+/// An ECS cluster's name (Amazon ECS API Reference, "CreateCluster").
+pub(crate) fn cluster(name: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    refuse(!(1..=255).contains(&name.len()), "is not of 1 to 255 characters")?;
+    refuse(!name.bytes().all(allowed), "has a character that a cluster's name cannot have")
+}
+
 /// An AWS region code.
-pub(super) fn region(name: &str) -> Result<(), String> {
+pub(crate) fn region(name: &str) -> Result<(), String> {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     refuse(name.is_empty() || !name.bytes().all(allowed), "is not a region code")
 }
@@ -105,6 +124,27 @@ pub(super) fn url(text: &str) -> Result<Url, String> {
     refuse(!url.username().is_empty() || url.password().is_some(), "has user information")?;
     refuse(url.fragment().is_some(), "has a fragment")?;
     Ok(url)
+}
+
+/// A redis or rediss URL that names a host, with nothing but a database's number behind it.
+pub(super) fn redis_url(text: &str) -> Result<(), String> {
+    let url = Url::parse(text).map_err(|_| "is not a URL".to_owned())?;
+    refuse(!matches!(url.scheme(), "redis" | "rediss"), "is neither redis nor rediss")?;
+    refuse(url.host_str().is_none_or(str::is_empty), "names no host")?;
+    refuse(!url.username().is_empty() || url.password().is_some(), "has user information")?;
+    refuse(url.query().is_some() || url.fragment().is_some(), "has a query or a fragment")?;
+    let database = url.path().trim_start_matches('/');
+    refuse(
+        !database.is_empty() && database.parse::<u16>().is_err(),
+        "has a path that is no database's number",
+    )
+}
+
+/// What keys of a shared cache begin with.
+pub(super) fn cache_prefix(prefix: &str) -> Result<(), String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.:@/{}-".contains(&byte);
+    refuse(!(1..=200).contains(&prefix.len()), "is not of 1 to 200 characters")?;
+    refuse(!prefix.bytes().all(allowed), "has another character than those")
 }
 
 /// A cron expression of six fields, read as `tokio-cron-scheduler` reads it. The parser alone would let a seventh
@@ -188,6 +228,8 @@ mod tests {
             &["abc", "client-credentials", "A_1.x"],
             &["", "ab", "a b c", "été", &"x".repeat(256)],
         );
+        accepts(bucket, &["acme-spill", "a.b1"], &["", "ab", "Acme", "a_b", "-ab", "ab.", "a/b", "a*b"]);
+        accepts(cluster, &["perennial", "A_1-x"], &["", "a/b", "*", "a b"]);
         accepts(region, &["eu-central-1"], &["", "EU", "eu central"]);
         accepts(scope, &["openid", "https://a.test/.default"], &["", "a b", "a\"b", "é"]);
         accepts(resource, &["https://api.test/"], &["api", "https://api.test/#x"]);
@@ -218,6 +260,24 @@ mod tests {
         {
             assert!(url(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn a_shared_caches_url_names_a_host_and_at_most_a_database() {
+        let good = ["redis://127.0.0.1", "rediss://cache.test:6380/3", "redis://[::1]:1/"];
+        let bad = [
+            "http://a.test",
+            "redis:///0",
+            "redis://u@a.test",
+            "redis://:p@a.test",
+            "redis://a.test/x",
+            "redis://a.test/70000",
+            "redis://a.test?db=1",
+            "a.test:6379",
+            "",
+        ];
+        accepts(redis_url, &good, &bad);
+        accepts(cache_prefix, &["perennial:t:"], &["", "a b", &"x".repeat(201)]);
     }
 
     #[test]

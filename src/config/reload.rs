@@ -48,6 +48,7 @@ const CLASSES: &[(&str, Reload)] = &[
     ("ecs.", Restart("it is decided at the start")),
     ("spill.", Restart("the spill is opened once, at the start")),
     ("sealing.", Restart("keys are read once, at the start")),
+    ("shared_cache.", Restart("it is connected to by what was read at the start")),
     ("agent.", Restart("an agent reads it once, at the start")),
     ("lambda.", Restart("an extension reads it once, at the start")),
     ("secrets.", Restart("what may be followed is settled at the start, with the environment")),
@@ -100,10 +101,15 @@ impl Changes {
                 }
             }
         }
-        if running.config.sealing.keys != new.config.sealing.keys
-            && let Restart(why) = class("sealing.key")
-        {
-            changes.waiting.insert("sealing.key".to_owned(), why);
+        let (before, after) = (&running.config, &new.config);
+        let secrets = [
+            ("sealing.key", before.sealing.keys != after.sealing.keys),
+            ("shared_cache.password", before.shared_cache.password != after.shared_cache.password),
+        ];
+        for (key, _) in secrets.into_iter().filter(|(_, changed)| *changed) {
+            if let Restart(why) = class(key) {
+                changes.waiting.insert(key.to_owned(), why);
+            }
         }
         changes
     }

@@ -73,7 +73,7 @@ impl Key {
     /// Whether a value at `path`, which this key takes, must never be shown.
     pub(super) fn is_secret(&self, path: &[String]) -> bool {
         let name = path.last().map(String::as_str).unwrap_or_default();
-        matches!(self.path, "providers.*.headers.*" | "sealing.key")
+        matches!(self.path, "providers.*.headers.*" | "sealing.key" | "shared_cache.password")
             || self.path.ends_with(".*") && sounds_secret(name)
     }
 
@@ -178,6 +178,7 @@ mod tests {
             "sealing.key_table",
             "sealing.kms_key",
             "sealing.key_file",
+            "shared_cache.password_file",
             "agent.keys_file",
             "secrets.allow",
             "secrets.fresh",

@@ -22,7 +22,7 @@ use crate::plan::registry::unlist;
 use crate::record::{Gen, Partition, Snapshot};
 use crate::refresh::Known;
 use crate::scheduler::{Command, Pulse};
-use crate::store::{Applied, IndexRow, ShardQuery, Store, StoreError, View};
+use crate::store::{Applied, IndexRow, News, ShardQuery, Store, StoreError, View};
 use crate::time::{Clock, Timestamp};
 
 /// Clients read in one batch: three items each, and a hundred keys is DynamoDB's limit (BatchGetItem).
@@ -170,6 +170,7 @@ impl<S: Store> Listing<S> {
         let census = Census { clients: found.listed.len(), skipped: found.skipped, forgotten: gone.len() };
         self.shards.insert(shard, Shard { seen: found.listed, buried: found.removed, last_good });
         for id in gone {
+            self.store.announce(&id, News::Removed);
             self.tell(Command::Forget(id)).await?;
         }
         Ok(census)
@@ -191,6 +192,9 @@ impl<S: Store> Listing<S> {
             let Some(known) = self.shards.get_mut(&shard) else { continue };
             let gone = found.removed.keys().filter(|id| known.seen.remove(*id).is_some()).count();
             news += found.listed.len() + gone;
+            // An operator's new tokens, or none any more: whoever passes them on has to know.
+            found.listed.keys().for_each(|id| self.store.announce(id, News::Changed));
+            found.removed.keys().for_each(|id| self.store.announce(id, News::Removed));
             known.seen.extend(found.listed);
             known.buried.extend(found.removed);
             known.last_good = Some(began);

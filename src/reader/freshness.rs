@@ -24,6 +24,9 @@ const HELPLESS: Duration = Duration::from_secs(15);
 const ABSENT: Duration = Duration::from_secs(5);
 /// What is overdue for so long may have a reason that stands beside the token.
 const TROUBLE: Duration = Duration::from_secs(60);
+/// What comes from a copy is taken for so many times the age at which a token in use is confirmed; then the table itself
+/// is asked: it alone knows of removals that nobody has heard of.
+const WORD_OF_THE_TABLE: u32 = 12;
 /// The wall clock is so far ahead of the steady one only after a thaw, or a step.
 const JUMP: Duration = Duration::from_secs(10);
 
@@ -79,7 +82,7 @@ pub struct Sighting {
 /// What is known of a client, and how well the table answers about it.
 #[derive(Clone, Debug, Default)]
 pub struct Entry {
-    /// The last that the table said.
+    /// The last that the table said, or a copy.
     pub sighting: Option<Arc<Sighting>>,
     /// Questions since then that had no answer.
     pub failures: u32,
@@ -89,6 +92,21 @@ pub struct Entry {
     pub check_at: Moment,
     /// When the last question began; `None` before the first.
     pub asked: Option<Now>,
+    /// When the last question began that was put to the table itself, answered or not.
+    pub asked_table: Option<Moment>,
+    /// When the table itself last told something: before that, what stands beside the token is not known.
+    pub told: Option<Moment>,
+}
+
+/// What is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Question {
+    /// Whether the token that is known is still the one; or any, where none is known.
+    Which,
+    /// A newer one than is known.
+    Newer,
+    /// What the table itself says.
+    Table,
 }
 
 /// The two clocks.
@@ -205,12 +223,11 @@ pub fn judge(entry: &Entry, want: Want, now: Now) -> Judgement {
     if remaining.is_zero() {
         return if may_ask { Judgement::Ask } else { without_token(entry, sighting, wait) };
     }
-    if !sighting.is_within_overlap(now) {
+    if !sighting.is_within_overlap(now) || is_unexplained(entry, sighting, now) && may_ask {
         return if may_ask { Judgement::Ask } else { Judgement::Refuse(Refusal::Unavailable(wait)) };
     }
-    let generation = sighting.token.as_ref().map_or(Gen::NONE, |token| token.generation);
     let due_in = sighting.due_in(now);
-    if want.after.is_some_and(|after| generation <= after) {
+    if want.after.is_some_and(|after| generation(sighting) <= after) {
         return Judgement::Await(Duration::ZERO, Refusal::NoNewer(due_in.max(EAGER)));
     }
     if remaining <= want.min_ttl {
@@ -243,6 +260,40 @@ fn short_lived(sighting: &Sighting, due_in: Duration) -> Judgement {
     }
 }
 
+/// Of a copy it is not known for how long its token works once it is replaced: the table is asked then, unless it has just
+/// given no answer.
+fn is_unexplained(entry: &Entry, sighting: &Sighting, now: Now) -> bool {
+    entry.told.is_none() && entry.failures == 0 && sighting.due_in(now).is_zero()
+}
+
+/// Whether what a copy says is no step back: a good token of a later generation than is known, or the very one that is
+/// known. Where the table said that there is none, a copy does not know better.
+pub fn is_usable(copy: &Sighting, known: &Entry, now: Now) -> bool {
+    if copy.remaining(now).is_zero() {
+        return false;
+    }
+    known.sighting.as_ref().is_none_or(|known| {
+        known.token.is_some() && (generation(copy) > generation(known) || copy.token == known.token)
+    })
+}
+
+/// Whether a usable copy makes a question to the table needless: its token is not about to be replaced, and is newer than
+/// what is known, or the same where that is all that was asked. Beyond the first time the table must have been asked lately.
+pub fn suffices(copy: &Sighting, known: &Entry, question: Question, max_age: Duration, now: Now) -> bool {
+    let is_replaced = copy.due_in(now).is_zero();
+    let Some(sighting) = &known.sighting else { return question != Question::Table && !is_replaced };
+    let lately = known.asked_table.is_some_and(|asked| {
+        known.told.is_some() && now.moment.since(asked) < max_age.saturating_mul(WORD_OF_THE_TABLE)
+    });
+    let is_newer = generation(copy) > generation(sighting);
+    let fits = is_newer && question == Question::Newer || question == Question::Which;
+    lately && fits && !is_replaced
+}
+
+fn generation(sighting: &Sighting) -> Gen {
+    sighting.token.as_ref().map_or(Gen::NONE, |token| token.generation)
+}
+
 /// Whether the table is to be asked, with or without somebody who needs it.
 pub fn is_due(entry: &Entry, now: Now) -> bool {
     // The machine was frozen, or its clock set: what was planned on the steady clock means nothing any more.
@@ -259,7 +310,8 @@ fn retry_in(entry: &Entry, now: Now) -> Duration {
 /// Whether more than the token has to be looked at: what stands beside it explains why there is none.
 pub fn looks_closer(entry: &Entry, now: Now) -> bool {
     let Some(sighting) = &entry.sighting else { return true };
-    sighting.remaining(now).is_zero()
+    entry.told.is_none()
+        || sighting.remaining(now).is_zero()
         || sighting.standing != Standing::Kept
         || sighting.token.as_ref().is_none_or(|token| now.wall.since(due(token)) > TROUBLE)
 }
@@ -267,8 +319,32 @@ pub fn looks_closer(entry: &Entry, now: Now) -> bool {
 /// What is known once the table has answered. `unit` is in `[0, 1)`.
 pub fn confirmed(sighting: Sighting, max_age: Duration, now: Now, unit: f64) -> Entry {
     let check_at = now.moment.plus(next_look(&sighting, max_age, now, unit));
-    let asked = Some(Now { moment: sighting.seen, wall: sighting.seen_at });
-    Entry { sighting: Some(Arc::new(sighting)), failures: 0, refused: false, check_at, asked }
+    let asked = Now { moment: sighting.seen, wall: sighting.seen_at };
+    Entry {
+        sighting: Some(Arc::new(sighting)),
+        failures: 0,
+        refused: false,
+        check_at,
+        asked: Some(asked),
+        asked_table: Some(asked.moment),
+        told: Some(asked.moment),
+    }
+}
+
+/// What is known once a copy has sufficed. The table is asked for the first time well before the token is replaced.
+pub fn copied(copy: Sighting, known: &Entry, asked: Now, max_age: Duration, now: Now, unit: f64) -> Entry {
+    let mut next = next_look(&copy, max_age, now, unit);
+    if known.told.is_none() {
+        next = max_age.mul_f64(0.1 + unit * 0.9).min(copy.due_in(now) / 2).max(EAGER).min(next);
+    }
+    Entry {
+        sighting: Some(Arc::new(copy)),
+        failures: 0,
+        refused: false,
+        check_at: now.moment.plus(next),
+        asked: Some(asked),
+        ..known.clone()
+    }
 }
 
 /// What is known once it has not.
@@ -281,6 +357,8 @@ pub fn failed(entry: &Entry, refused: bool, asked: Now, now: Now, unit: f64) -> 
         refused,
         check_at: now.moment.plus(pause),
         asked: Some(asked),
+        asked_table: Some(asked.moment),
+        told: entry.told,
     }
 }
 

@@ -306,3 +306,6 @@ async fn a_question_asked_later_is_what_a_confirmation_waits_for() {
     world.reader.confirm(&acme(), world.clock.moment()).await;
     assert_eq!(world.read(&acme()).await, Ok(2));
 }
+
+#[cfg(test)]
+mod copies;

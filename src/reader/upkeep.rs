@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use super::freshness::Question;
 use super::slot::{Slot, millis};
 use super::{Inner, Store};
 use crate::time::Moment;
@@ -65,7 +66,7 @@ impl<S: Store> Inner<S> {
             match this.upkeep.next(now) {
                 // What nobody uses is asked for when somebody does.
                 Ok(slot) if slot.unused(now) < this.settings.idle => {
-                    this.ask(&slot);
+                    this.ask(&slot, Question::Which);
                     // Questions are limited: their turn comes, and this loop does not run ahead of it.
                     drop(this.questions.acquire().await);
                 }

@@ -23,6 +23,7 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
         let Some((slot, pass)) = self.running.remove(&id) else { return };
         match done {
             Ok((_, Done::Refreshed(report))) => self.finish_refresh(slot, pass, *report),
+            Ok((_, Done::NotBegun)) => self.finish_unbegun(slot, pass),
             Ok((_, Done::Looked(looked))) => self.finish_look(slot, looked),
             Err(error) => self.finish_panic(slot, pass, &error),
         }
@@ -55,6 +56,21 @@ impl<S: Store, E: TokenEndpoint> Scheduler<S, E> {
             _ if learnt => self.reschedule(slot, Pace::Again),
             _ => self.look(slot),
         }
+    }
+
+    /// It waits in its lane until the task may acquire again.
+    fn finish_unbegun(&mut self, slot: u32, pass: Option<Pass>) {
+        let (moment, unit) = (self.clock.moment(), self.entropy.unit());
+        let Some(place) = self.place_mut(slot) else { return };
+        place.phase = Phase::Waiting;
+        let stale = std::mem::take(&mut place.stale);
+        if let Some(pass) = pass {
+            self.gate.ended(&pass, None, moment, unit);
+        }
+        if self.dismiss(slot) {
+            return;
+        }
+        if stale { self.look(slot) } else { self.reschedule(slot, Pace::Prompt) }
     }
 
     /// In a run that ends, a client that was tried is done with, whatever came of it.

@@ -69,6 +69,8 @@ pub(super) struct Entry {
 
 pub(super) enum Done {
     Refreshed(Box<Report>),
+    /// It may not acquire any more: nothing was written.
+    NotBegun,
     /// Read again; `None`: no longer a live client. `Err`: the store gave no answer, or the item is malformed.
     Looked(Result<Option<Box<Known>>, String>),
 }

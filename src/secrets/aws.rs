@@ -6,14 +6,13 @@
 use std::error::Error;
 use std::time::Duration;
 
-use aws_sdk_secretsmanager::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_secretsmanager::error::{ErrorMetadata, ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::ParameterType;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_types::retry::RetryConfig;
 use aws_smithy_types::timeout::TimeoutConfig;
 use tokio::sync::OnceCell;
 use url::Url;
-use zeroize::Zeroizing;
 
 use super::Failure;
 use crate::aws;
@@ -44,22 +43,12 @@ impl Services {
         Self { address, secrets_manager: OnceCell::new(), ssm: OnceCell::new() }
     }
 
-    /// The string of a secret, or of one key of the JSON object that it is.
-    pub(super) async fn secret(
-        &self,
-        id: &str,
-        stage: Option<&str>,
-        key: Option<&str>,
-    ) -> Result<Secret, Failure> {
+    /// The string of a secret.
+    pub(super) async fn secret(&self, id: &str, stage: Option<&str>) -> Result<Secret, Failure> {
         let client = self.secrets_manager.get_or_init(|| Box::pin(self.secrets_manager())).await;
         let asked = client.get_secret_value().secret_id(id).set_version_stage(stage.map(str::to_owned));
         let answer = Box::pin(asked.send()).await.map_err(|error| failed(&error))?;
-        let text = answer.secret_string.map(Zeroizing::new);
-        let text = text.ok_or_else(|| refused("is binary: store it as a string"))?;
-        match key {
-            None => Ok(Secret::new(text.as_str())),
-            Some(key) => of_object(&text, key),
-        }
+        answer.secret_string.map(Secret::from).ok_or_else(|| refused("is binary: store it as a string"))
     }
 
     /// The value of a SecureString.
@@ -101,17 +90,6 @@ fn refused(why: &str) -> Failure {
     Failure::Refused(why.to_owned())
 }
 
-/// One string of a JSON object. What stands there instead is not said.
-fn of_object(text: &str, key: &str) -> Result<Secret, Failure> {
-    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
-        .map_err(|_| refused("is no JSON object, and a key of one is asked for"))?;
-    match object.into_iter().find(|(name, _)| name == key) {
-        Some((_, serde_json::Value::String(secret))) => Ok(Secret::new(secret)),
-        Some(_) => Err(refused("has another value than a string under that key")),
-        None => Err(refused("has no such key")),
-    }
-}
-
 /// A refusal is an answer; everything else is none. Errors name secrets and rights, and no value.
 fn failed<E>(error: &SdkError<E, HttpResponse>) -> Failure
 where
@@ -131,30 +109,19 @@ where
         "ValidationException",
         "KMSAccessDeniedException",
     ];
-    let code = match error {
-        SdkError::ServiceError(context) => context.err().code(),
+    let said = match error {
+        SdkError::ServiceError(context) => Some(context.err().meta()),
         _ => None,
     };
-    let told = aws::told(error, code);
+    let code = said.and_then(ErrorMetadata::code);
+    let mut told = aws::told(error, code);
+    // An error that the SDK has a type for may lack the message where a service spells its member another way.
+    if let Some(message) = said.and_then(ErrorMetadata::message).filter(|message| !told.contains(message)) {
+        told = format!("{message}: {told}");
+    }
     if code.is_some_and(|code| FINAL.contains(&code)) {
         Failure::Refused(told)
     } else {
         Failure::NoAnswer(told)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_string_is_taken_out_of_an_object_and_nothing_else_is_told() {
-        let text = r#"{"client_secret": "s", "port": 5432, "x#y": "z"}"#;
-        assert_eq!(of_object(text, "client_secret"), Ok(Secret::new("s")));
-        assert_eq!(of_object(text, "x#y"), Ok(Secret::new("z")));
-        for (text, key) in [(text, "port"), (text, "absent"), ("canary", "x"), ("[\"canary\"]", "x")] {
-            let told = format!("{:?}", of_object(text, key).expect_err("refused"));
-            assert!(!told.contains("canary") && !told.contains("5432"), "{told}");
-        }
     }
 }

@@ -47,7 +47,7 @@ impl World {
     fn new() -> Self {
         let clock = Arc::new(Hands::default());
         let source = Arc::new(Told { says: Mutex::new(Ok(Secret::new("s1"))), asked: AtomicU32::new(0) });
-        let rules = Rules(vec!["ssm:/*".parse().expect("a rule")]);
+        let rules = Rules(["ssm:/*", "secretsmanager:*"].map(|rule| rule.parse().expect("a rule")).into());
         let keeping = Keeping { fresh: Duration::from_secs(100), stale: Duration::from_secs(1000) };
         let entropy = Arc::new(Entropy::from_seed(1));
         let secrets =
@@ -163,6 +163,34 @@ async fn what_a_provider_refuses_is_looked_up_again_by_one_of_many() {
         Ok("s2".into()),
         "unchanged, as far as anybody knows"
     );
+}
+
+#[tokio::test]
+async fn of_many_keys_of_one_secret_the_whole_is_looked_up_once() {
+    let world = World::new();
+    world.says(Ok(r#"{"a": "s1", "b": "s2", "port": 5432, "empty": ""}"#));
+    let of = async |key: &str| world.follow(&format!("secretsmanager:shared#{key}"), None).await;
+    let (a, b, c) = tokio::join!(of("a"), of("b"), of("c"));
+    assert_eq!((a, b), (Ok("s1".into()), Ok("s2".into())));
+    for absent in [c, of("port").await, of("empty").await] {
+        let error = absent.expect_err("it is not there");
+        assert!(!error.is_transient() && error.to_string().starts_with("secretsmanager:shared#"), "{error}");
+    }
+    assert!(world.follow("secretsmanager:shared", None).await.is_ok(), "all of it is a secret, too");
+    assert_eq!(world.asked(), 1);
+    assert!(world.follow("secretsmanager:shared?stage=AWSPENDING#a", None).await.is_ok());
+    assert_eq!(world.asked(), 2, "another version is another secret");
+
+    // One that is added is found before the others are old; and so is one that was changed and refused.
+    world.says(Ok(r#"{"a": "s1", "b": "s3", "c": "s4"}"#));
+    world.pass(SILENCE);
+    assert_eq!((of("a").await, world.asked()), (Ok("s1".into()), 2));
+    assert_eq!((of("c").await, world.asked()), (Ok("s4".into()), 3));
+    assert_eq!((of("b").await, world.asked()), (Ok("s3".into()), 3));
+    world.says(Ok(r#"{"a": "s5", "b": "s3"}"#));
+    world.pass(AGAIN);
+    let again = world.follow("secretsmanager:shared#a", Some("s1")).await;
+    assert_eq!((again, world.asked()), (Ok("s5".into()), 4));
 }
 
 #[tokio::test]

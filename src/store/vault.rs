@@ -24,6 +24,24 @@ pub struct Vault<S> {
     keys: Arc<Keys>,
     clock: Arc<dyn Clock>,
     role: Role,
+    herald: Option<Arc<dyn Herald>>,
+}
+
+/// Passes on what stands in the table. It is told after the fact, and nobody waits for it.
+pub trait Herald: Send + Sync {
+    /// There is news of a client.
+    fn tell(&self, id: &ClientId, news: News);
+}
+
+/// What has become of a client's token item.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum News {
+    /// This stands there now, as it stands there: all that is a reader's business.
+    Stored(Item),
+    /// It is another one now: what stands there has to be read.
+    Changed,
+    /// The client is gone.
+    Removed,
 }
 
 /// What it is for.
@@ -40,7 +58,13 @@ pub enum Role {
 impl<S> Vault<S> {
     /// Before this table.
     pub fn new(store: S, table: &str, keys: Arc<Keys>, clock: Arc<dyn Clock>, role: Role) -> Self {
-        Self { store, table: table.into(), keys, clock, role }
+        Self { store, table: table.into(), keys, clock, role, herald: None }
+    }
+
+    /// Has new tokens told, each once it is committed.
+    #[must_use]
+    pub fn with_herald(self, herald: Arc<dyn Herald>) -> Self {
+        Self { herald: Some(herald), ..self }
     }
 
     /// The table as it stands.
@@ -71,6 +95,15 @@ impl Vault<DynamoStore> {
 }
 
 impl<S: Store> Vault<S> {
+    /// Opens a client's token item that came another way, as if it stood in the table.
+    ///
+    /// # Errors
+    /// As [`Store::load`].
+    pub async fn open(&self, id: &ClientId, mut item: Item) -> Result<Item, StoreError> {
+        self.open_item(&Key::Token(id.clone()), &mut item).await?;
+        Ok(item)
+    }
+
     async fn open_item(&self, key: &Key, item: &mut Item) -> Result<(), StoreError> {
         let Some(id) = client_of(key) else { return Ok(()) };
         let version = version_of(key, item);
@@ -191,6 +224,9 @@ impl<S: Store> Store for Vault<S> {
     async fn apply(&self, change: &Change) -> Result<Applied, StoreError> {
         let sealed = self.seal_change(change).await?;
         let mut applied = self.store.apply(&sealed).await?;
+        if let Some(herald) = &self.herald {
+            news(&sealed, &applied).for_each(|(id, news)| herald.tell(id, news));
+        }
         if let Applied::Lost(items) = &mut applied {
             for (write, item) in change.0.iter().zip(items) {
                 if let Some(item) = item {
@@ -212,12 +248,58 @@ impl<S: Store> Store for Vault<S> {
         }
         Ok(found)
     }
+
+    fn announce(&self, id: &ClientId, news: News) {
+        if let Some(herald) = &self.herald {
+            herald.tell(id, news);
+        }
+    }
 }
 
 impl<S: Roster> Roster for Vault<S> {
     async fn members(&self) -> Result<Vec<(String, Item)>, StoreError> {
         self.store.members().await
     }
+}
+
+/// What a change that was carried out, or had been before, means for those who read access tokens.
+fn news<'a>(change: &'a Change, applied: &'a Applied) -> impl Iterator<Item = (&'a ClientId, News)> {
+    change.0.iter().enumerate().filter_map(move |(at, write)| {
+        let (Key::Token(id), Action::Update(assignments)) = (&write.key, &write.action) else { return None };
+        let stored = stored(assignments)?;
+        match applied {
+            Applied::Committed => Some((id, stored.map_or(News::Changed, News::Stored))),
+            // Its answer was lost, and here it stands.
+            Applied::Lost(found) => {
+                let found = found.get(at)?.as_ref()?;
+                let ours = version_of(&write.key, found) == generation(assignments)?;
+                ours.then_some((id, News::Changed))
+            }
+        }
+    })
+}
+
+/// The item that an access token was written with; `None` inside where more of it was there before.
+fn stored(assignments: &[Assignment]) -> Option<Option<Item>> {
+    let mentioned = |name: &str| {
+        assignments.iter().find_map(|assignment| match assignment {
+            Assignment::Set(own, value) if *own == name => Some(Some(value)),
+            Assignment::Remove(own) if *own == name => Some(None),
+            _ => None,
+        })
+    };
+    mentioned(attr::ACCESS_TOKEN)??;
+    let whole = attr::READER_TOKEN.iter().try_fold(Item::default(), |item, name| {
+        mentioned(name).map(|value| item.with_some(name, value.cloned()))
+    });
+    Some(whole)
+}
+
+fn generation(assignments: &[Assignment]) -> Option<i64> {
+    assignments.iter().find_map(|assignment| match assignment {
+        Assignment::Set(attr::TOK_GEN, Value::N(generation)) => Some(*generation),
+        _ => None,
+    })
 }
 
 /// The sealed secrets of an item, each with its place.
@@ -273,4 +355,59 @@ fn as_stored(condition: &Condition) -> Condition {
 pub(super) fn told(error: &SealError, key: &Key, name: &str) -> StoreError {
     let told = format!("{key}, {name}: {error}");
     if error.is_transient() { StoreError::Unavailable(told) } else { StoreError::Unreadable(told) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(without: &str) -> Change {
+        let values = attr::READER_TOKEN.map(|name| match name {
+            attr::ACCESS_TOKEN => Assignment::Set(name, Value::Secret(Secret::new("sealed"))),
+            attr::TOK_GEN => Assignment::Set(name, Value::N(7)),
+            attr::SCOPE => Assignment::Remove(name),
+            _ => Assignment::Set(name, Value::N(1)),
+        });
+        let name = |assignment: &Assignment| match assignment {
+            Assignment::Set(name, _) | Assignment::Add(name, _) | Assignment::Remove(name) => *name,
+        };
+        let mut assignments: Vec<_> = values.into_iter().filter(|value| name(value) != without).collect();
+        assignments.push(Assignment::Set(attr::REFRESH_TOKEN, Value::Secret(Secret::new("canary"))));
+        let id = ClientId::new("acme").expect("an id");
+        let lease = Change::one(Key::Lease(id.clone()), Condition::Exists, Action::Check);
+        lease.and(Key::Token(id), Condition::Exists, Action::Update(assignments))
+    }
+
+    fn told(change: &Change, applied: &Applied) -> Vec<News> {
+        news(change, applied).map(|(_, news)| news).collect()
+    }
+
+    #[test]
+    fn what_a_reader_needs_is_told_once_it_is_committed_and_nothing_else() {
+        let told = told(&change(""), &Applied::Committed);
+        let [News::Stored(item)] = told.as_slice() else { panic!("{told:?}") };
+        let names: Vec<_> = item.0.keys().map(String::as_str).collect();
+        assert_eq!(
+            names,
+            ["access_token", "expires_at", "last_updated", "refresh_at", "tok_gen", "token_type"]
+        );
+        assert_eq!(item.get(attr::ACCESS_TOKEN), Some(&Value::Secret(Secret::new("sealed"))));
+    }
+
+    #[test]
+    fn what_was_left_as_it_stood_is_read_and_what_is_no_token_is_not_told() {
+        assert_eq!(told(&change(attr::SCOPE), &Applied::Committed), [News::Changed]);
+        assert_eq!(told(&change(attr::ACCESS_TOKEN), &Applied::Committed), []);
+    }
+
+    #[test]
+    fn a_commit_whose_answer_was_lost_is_told_and_one_that_came_too_late_is_not() {
+        let stands = |generation| {
+            let item = Item::default().with(attr::TOK_GEN, Value::N(generation));
+            Applied::Lost(vec![None, Some(item)])
+        };
+        assert_eq!(told(&change(""), &stands(7)), [News::Changed]);
+        assert_eq!(told(&change(""), &stands(8)), []);
+        assert_eq!(told(&change(""), &Applied::Lost(vec![None, None])), []);
+    }
 }

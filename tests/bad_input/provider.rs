@@ -200,7 +200,7 @@ async fn every_fault_of_a_token_endpoint_ends_as_the_protocol_says() {
 
     let world = World::new(&cases).await;
     let began = epoch_secs();
-    let unfinished = world.run_once().await;
+    let unfinished = world.run_once();
     for case in &cases {
         world.check(case, began, &unfinished).await;
     }
@@ -209,7 +209,7 @@ async fn every_fault_of_a_token_endpoint_ends_as_the_protocol_says() {
     world.strict.clear_faults().await;
     world.wait_for_backoffs(&cases).await;
     let before = world.strict.stats().await.by_client;
-    let unfinished = world.run_once().await;
+    let unfinished = world.run_once();
     for case in cases.iter().filter(|case| case.provider != "tls" && case.provider != "nobody") {
         world.check_recovery(case, before[case.name].token_requests, &unfinished).await;
     }
@@ -252,12 +252,8 @@ impl World {
     }
 
     /// Runs until nothing is due, with every log line there is. Returns what is said about those who failed.
-    async fn run_once(&self) -> BTreeMap<String, String> {
-        let mut command = self.deployment.command(&["run", "--once", "--json"]);
-        command.envs(TRACE);
-        let run =
-            tokio::task::spawn_blocking(move || command.output()).await.expect("the task did not panic");
-        let run = run.expect("the binary is built");
+    fn run_once(&self) -> BTreeMap<String, String> {
+        let run = self.deployment.run_with(&["run", "--once", "--json"], &TRACE);
         let (stdout, stderr) = (String::from_utf8_lossy(&run.stdout), String::from_utf8_lossy(&run.stderr));
         self.canaries.assert_absent("the output", &stdout);
         self.canaries.assert_absent("the log", &stderr);

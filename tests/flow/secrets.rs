@@ -17,6 +17,9 @@ use perennial::secrets::{Answer, Failure, Source};
 use perennial::store::memory::{Fault, Operation};
 use perennial::time::Clock;
 
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
 use super::endpoint::Act;
 use super::world::{SimClock, World, lost, secs};
 
@@ -108,6 +111,44 @@ async fn a_slow_answer_about_a_secret_costs_no_send_window() {
     });
     assert_eq!(world.refresh(&c).await.outcome, Outcome::Refreshed);
     assert!(world.clock.elapsed() - began > secs(6));
+}
+
+/// A look-up of 2.9 s outlives the time in which this task may acquire: its shard may be another's by then.
+#[tokio::test(start_paused = true)]
+async fn who_may_acquire_no_more_when_its_secret_is_at_hand_does_not() {
+    let (world, keeper, c) = with(by_reference(), "s1", Duration::from_millis(2900)).await;
+    keeper.says("ssm:/one", Ok("s1"));
+    let (permits, permit) = watch::channel(world.clock.moment().plus(secs(2)));
+    let (scheduler, (sender, commands)) = (world.scheduler_within(permit), mpsc::channel(8));
+    let (drain, now) = (CancellationToken::new(), CancellationToken::new());
+    let ends = drain.clone();
+    let work = tokio::spawn(async move { scheduler.run(commands, &ends, &now, secs(110)).await });
+    let _listing = world.list(sender).await;
+    world.sleep(secs(60)).await;
+    assert_eq!((world.lease(&c).generation, world.endpoint.sends()), (Gen(0), 0), "nothing was written");
+
+    // It is not forgotten, nor is the secret.
+    permits.send(world.clock.moment().plus(secs(1))).unwrap();
+    world.sleep(secs(30)).await;
+    assert_eq!((world.lease(&c).generation, world.endpoint.sends()), (Gen(1), 1));
+    world.assert_whole(&c);
+    drain.cancel();
+    work.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_stopped_while_it_looks_a_secret_up_acquires_nobody() {
+    let (world, keeper, c) = with(by_reference(), "s1", Duration::from_millis(2900)).await;
+    keeper.says("ssm:/one", Ok("s1"));
+    let (scheduler, (sender, commands)) = (world.scheduler(), mpsc::channel(8));
+    let (drain, now) = (CancellationToken::new(), CancellationToken::new());
+    let ends = drain.clone();
+    let work = tokio::spawn(async move { scheduler.run(commands, &ends, &now, secs(110)).await });
+    let _listing = world.list(sender).await;
+    world.sleep(secs(1)).await;
+    drain.cancel();
+    assert_eq!(work.await.unwrap().abandoned, 0);
+    assert_eq!((world.lease(&c).generation, world.endpoint.sends()), (Gen(0), 0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use perennial::plan::registry::{self, Imported};
 use perennial::plan::{Backoff, BreakerPolicy, Lifetimes, Timing};
 use perennial::record::{Lease, Member, Snapshot, Token, decode_member};
 use perennial::refresh::{Known, Policy, Refresher, Report};
-use perennial::scheduler::{Once, Parts, Scheduler, Settings, Summary};
+use perennial::scheduler::{Command, Once, Parts, Scheduler, Settings, Summary};
 use perennial::seal::LocalKeys;
 use perennial::secret::Secret;
 use perennial::secrets::{Keeping, Secrets, Source};
@@ -371,7 +371,9 @@ impl World {
 
     /// Refreshes a client once, by a process of its own.
     pub(crate) async fn refresh(&self, id: &ClientId) -> Report {
-        self.refresher().refresh(&self.known(id), &self.provider).await
+        let (refresher, known) = (self.refresher(), self.known(id));
+        refresher.warm(&known, &self.provider).await;
+        refresher.refresh(&known, &self.provider).await
     }
 
     /// The same in the background.
@@ -394,7 +396,14 @@ impl World {
     }
 
     pub(crate) fn scheduler(&self) -> Scheduler<MemoryStore, Endpoint> {
-        let (_, permit) = watch::channel(Moment::MAX);
+        self.scheduler_within(watch::channel(Moment::MAX).1)
+    }
+
+    /// One that acquires nobody from the moment on that this names.
+    pub(crate) fn scheduler_within(
+        &self,
+        permit: watch::Receiver<Moment>,
+    ) -> Scheduler<MemoryStore, Endpoint> {
         let vitals = Arc::clone(self.store.vitals());
         Scheduler::new(self.parts(Arc::clone(&self.clock) as _, vitals), permit)
     }
@@ -428,11 +437,16 @@ impl World {
         let (sender, commands) = mpsc::channel(1024);
         let (drain, now) = (CancellationToken::new(), CancellationToken::new());
         let work = tokio::spawn(async move { scheduler.run(commands, &drain, &now, secs(110)).await });
+        drop(self.list(sender).await);
+        tokio::time::timeout(secs(7200), work).await.expect("a run that ends does end").unwrap()
+    }
+
+    /// Tells a scheduler of all clients; it may learn of more until this is dropped.
+    pub(crate) async fn list(&self, sender: mpsc::Sender<Command>) -> Listing<MemoryStore> {
         let (store, clock) = (Arc::new(self.store.clone()), Arc::clone(&self.clock) as Arc<dyn Clock>);
         let mut listing = Listing::new(store, clock, sender);
         listing.care_for(&(0..SHARDS).collect()).await.unwrap();
-        drop(listing);
-        tokio::time::timeout(secs(7200), work).await.expect("a run that ends does end").unwrap()
+        listing
     }
 
     /// New tokens from outside, as after another consent.

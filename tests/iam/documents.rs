@@ -11,6 +11,8 @@ use crate::support::stack::{Stack, list, text, words};
 use crate::support::{Deployment, part};
 
 const KEY: &str = "arn:aws:kms:eu-central-1:111122223333:key/11111111-2222-3333-4444-555555555555";
+const SECRET: &str = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme-AbCdEf";
+const PARAMETER: &str = "arn:aws:ssm:eu-central-1:111122223333:parameter/oauth/acme";
 const SEALING: &str = "arn:aws:kms:eu-central-1:111122223333:key/66666666-7777-8888-9999-000000000000";
 
 fn print(arguments: &[&str]) -> std::process::Output {
@@ -130,6 +132,26 @@ fn a_policy_that_would_allow_nothing_or_too_much_is_not_printed() {
         (vec!["operator", table, "--client=crm"], "reader"),
         (vec!["daemon", table, "--whole-items"], "reader"),
         (vec!["reader", table, "--create-table"], "operator"),
+        (vec!["reader", table, "--secret-arn", SECRET], "daemon or operator"),
+        (vec!["agent", table, "--parameter-arn", PARAMETER], "daemon or operator"),
+        (vec!["operator", table, "--secret-key-arn", KEY], "--secret-arn"),
+        (vec!["daemon", placed[0], placed[1], "--table=t*"], "--table"),
+        (vec!["daemon", placed[0], placed[1], "--table=t/index/x"], "--table"),
+        (vec!["daemon", "--region=eu-*", placed[1], "--table=t-1"], "--region"),
+        (vec!["daemon", table, "--bucket=Acme Spill"], "--bucket"),
+        (vec!["daemon", table, "--bucket=spill/*"], "--bucket"),
+        (vec!["daemon", table, "--key-table=k*"], "--key-table"),
+        (vec!["daemon", table, "--sealing-name=*"], "--sealing-name"),
+        (vec!["daemon", table, "--cluster=fleet/*"], "--cluster"),
+        (
+            vec!["daemon", table, "--table-key-arn=arn:aws:kms:eu-central-1:111122223333:key/*"],
+            "--table-key-arn",
+        ),
+        (vec!["daemon", table, "--kms-key-arn=arn:aws:kms:*:111122223333:key/1"], "--kms-key-arn"),
+        (vec!["daemon", table, "--bucket-key-arn=key/1"], "--bucket-key-arn"),
+        (vec!["daemon", table, "--secret-arn=oauth/acme"], "--secret-arn"),
+        (vec!["operator", table, "--parameter-arn=/oauth/acme"], "--parameter-arn"),
+        (vec!["operator", table, "--secret-arn", SECRET, "--secret-key-arn", SECRET], "--secret-key-arn"),
         (vec!["daemon", table, "--secret-key-arn", KEY], "--secret-arn"),
         (vec!["owner", table], "key-administrator"),
     ] {
@@ -150,24 +172,47 @@ fn an_alias_in_the_configuration_is_no_resource() {
 }
 
 #[test]
+fn an_access_point_in_the_configuration_is_no_bucket_of_a_policy() {
+    let settings = "[spill]\ns3_bucket = \"arn:aws:s3:eu-central-1:111122223333:accesspoint/spill\"\n[sealing]\nkey = \"".to_owned();
+    let settings = settings + &"07".repeat(32) + "\"\n";
+    let table = "--table-arn=arn:aws:dynamodb:eu-central-1:111122223333:table/tokens";
+    let run = |more: &[&str]| {
+        Deployment::embedded(&settings).run(&[&["iam", "print", "daemon", table], more].concat())
+    };
+    let errors = String::from_utf8_lossy(&run(&[]).stderr).into_owned();
+    assert!(errors.contains("spill.s3_bucket") && errors.contains("--bucket"), "{errors}");
+    assert!(run(&["--bucket=acme-spill"]).status.success());
+}
+
+#[test]
 fn other_partitions_and_secrets_elsewhere() {
     let secret = "arn:aws-cn:secretsmanager:cn-north-1:111122223333:secret:acme-AbCdEf";
     let key = "arn:aws-cn:kms:cn-north-1:111122223333:key/11111111-2222-3333-4444-555555555555";
-    let policy = printed(&[
-        "daemon",
-        "--table=tokens",
-        "--region=cn-north-1",
-        "--account=111122223333",
-        "--partition=aws-cn",
-        "--table-key-arn",
-        key,
-        "--secret-arn",
-        secret,
-        "--secret-key-arn",
-        key,
-        "--json",
-    ]);
+    let of = |role| {
+        printed(&[
+            role,
+            "--table=tokens",
+            "--region=cn-north-1",
+            "--account=111122223333",
+            "--partition=aws-cn",
+            "--table-key-arn",
+            key,
+            "--secret-arn",
+            secret,
+            "--secret-key-arn",
+            key,
+            "--json",
+        ])
+    };
+    let policy = of("daemon");
     assert_eq!(policy.lines().count(), 1);
+    let elsewhere = |policy: &str| {
+        let policy: Value = serde_json::from_str(policy).expect("JSON");
+        let mut statements = statements(list(&policy["Statement"]));
+        statements.retain(|sid, _| sid.starts_with("ClientSecrets"));
+        statements
+    };
+    assert_eq!(elsewhere(&of("operator")), elsewhere(&policy), "operators look where daemons look");
     for part in [
         "\"arn:aws-cn:dynamodb:cn-north-1:111122223333:table/tokens\"",
         "\"dynamodb.cn-north-1.amazonaws.com.cn\"",

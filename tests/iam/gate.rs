@@ -10,12 +10,13 @@ use super::world::{HOME, World};
 use crate::support::iam::{Grant, Need, Policy, needs};
 use crate::support::{ACCESS_DENIED, Call, DynamoLocal, Front, Refusal};
 
-/// A role's way to DynamoDB, KMS and S3.
+/// A role's way to DynamoDB, KMS, S3, and where client secrets are kept.
 pub(crate) struct Gate {
     name: String,
     dynamodb: Front,
     kms: Front,
     s3: Front,
+    secrets: Front,
     judge: Judge,
 }
 
@@ -46,6 +47,7 @@ impl Gate {
             dynamodb: judge.before(DynamoLocal::shared().await.endpoint()).await,
             kms: judge.before(world.moto.endpoint()).await,
             s3: judge.before(world.moto.endpoint()).await,
+            secrets: judge.before(world.moto.endpoint()).await,
             judge,
         }
     }
@@ -68,11 +70,12 @@ impl Gate {
     }
 
     /// The environment of whoever goes through it.
-    pub(crate) fn variables(&self) -> [(&'static str, &str); 3] {
+    pub(crate) fn variables(&self) -> [(&'static str, &str); 4] {
         [
             ("PERENNIAL__STORE__ENDPOINT", self.dynamodb.url()),
             ("PERENNIAL__SEALING__KMS_ENDPOINT", self.kms.url()),
             ("PERENNIAL__SPILL__S3_ENDPOINT", self.s3.url()),
+            ("PERENNIAL__SECRETS__ENDPOINT", self.secrets.url()),
         ]
     }
 

@@ -17,6 +17,7 @@ use crate::support::{
 
 const SECRET: &str = "canary-client-secret";
 const BUCKET: &str = "spilled";
+const PARAMETER: &str = "/oauth/acme";
 /// Where the policies say that the table is; the agent's task is there, too.
 pub(crate) const HOME: &str = "arn:aws:dynamodb:eu-central-1:111122223333";
 
@@ -83,6 +84,8 @@ pub(crate) struct World {
     pub(crate) agent: EcsAgent,
     /// ARN of the customer master key.
     pub(crate) key: String,
+    /// ARN of a secret whose keys are client secrets.
+    secret: String,
     provider: StrictProvider,
     deployment: Deployment,
     bucket: aws_sdk_s3::Client,
@@ -95,12 +98,15 @@ impl World {
         provider.register(Auth::Basic("app", SECRET)).await;
         let moto = Moto::start().await;
         let (key, bucket) = (moto.key().await, moto.bucket(BUCKET).await);
+        let secret = moto.make_secret("oauth/shared", &format!("{{\"kept\": {SECRET:?}}}")).await;
+        moto.put_parameter(PARAMETER, SECRET).await;
         let settings = format!(
             "[discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n\
              [refresh]\nspread = \"0s\"\nlease = \"8s\"\nwindow = \"3s\"\nrequest_timeout = \"2s\"\ncommit_budget = \"2s\"\n\
              salvage_wait = \"2s\"\n[backoff]\nbase = \"200ms\"\nmin_interval = \"200ms\"\ncap = \"1s\"\n\
              [sealing]\nmode = \"kms\"\nkms_key = \"{key}\"\nshards = 2\nfresh = \"10s\"\nstale = \"0s\"\nkey = \"{}\"\n\
              [spill]\ns3_bucket = \"{BUCKET}\"\nreplay_interval = \"1s\"\n\
+             [secrets]\nallow = [\"ssm:{PARAMETER}\", \"secretsmanager:{secret}#{{client}}\"]\nfresh = \"1s\"\n\
              [providers.strict]\ntoken_url = \"{}\"\nallow_networks = [\"127.0.0.0/8\"]\nrate_per_second = 1000.0\n\
              burst = 1000\n",
             "00".repeat(32),
@@ -109,7 +115,7 @@ impl World {
         let deployment = Deployment::without_table(DynamoLocal::shared().await, &settings);
         let agent = EcsAgent::start().await;
         let performed = Mutex::default();
-        let world = Self { moto, agent, key, provider, deployment, bucket, performed };
+        let world = Self { moto, agent, key, secret, provider, deployment, bucket, performed };
         world.write_clients().await;
         world
     }
@@ -117,11 +123,17 @@ impl World {
     async fn write_clients(&self) {
         self.deployment.secret_file("app.secret", SECRET);
         let mut text = String::new();
-        for id in ["crm", "old"] {
+        let file = "file = \"app.secret\"".to_owned();
+        for (id, secret) in [
+            ("crm", &file),
+            ("old", &file),
+            ("noted", &format!("ref = \"ssm:{PARAMETER}\"")),
+            ("kept", &format!("ref = \"secretsmanager:{}#kept\"", self.secret)),
+        ] {
             self.consent(&format!("{id}.first")).await;
             text += &format!(
                 "[[clients]]\nid = \"{id}\"\nprovider = \"strict\"\ngrant = \"refresh_token\"\nclient_id = \"app\"\n\
-                 client_secret = {{ file = \"app.secret\" }}\nrefresh_token = {{ file = \"{id}.first\" }}\n"
+                 client_secret = {{ {secret} }}\nrefresh_token = {{ file = \"{id}.first\" }}\n"
             );
         }
         self.deployment.secret_file("clients.toml", &text);
@@ -138,13 +150,22 @@ impl World {
 
     /// One for each role, in the order of [`Role::ALL`].
     pub(crate) async fn gates(&self) -> [Gate; 5] {
+        let references = self.references();
+        let references = references.each_ref().map(String::as_str);
+        let with = |more: &[&'static str]| [&references[..], more].concat();
         [
-            Gate::of(self, Role::Daemon, &["--cluster", "fleet"]).await,
+            Gate::of(self, Role::Daemon, &with(&["--cluster", "fleet"])).await,
             Gate::of(self, Role::Reader, &[]).await,
             Gate::of(self, Role::Agent, &[]).await,
-            Gate::of(self, Role::Operator, &["--create-table"]).await,
+            Gate::of(self, Role::Operator, &with(&["--create-table"])).await,
             Gate::of(self, Role::KeyAdministrator, &[]).await,
         ]
+    }
+
+    /// The options for client secrets that are kept elsewhere.
+    pub(crate) fn references(&self) -> [String; 4] {
+        let parameter = format!("{}:parameter{PARAMETER}", HOME.replace(":dynamodb:", ":ssm:"));
+        ["--secret-arn".to_owned(), self.secret.clone(), "--parameter-arn".to_owned(), parameter]
     }
 
     /// What `perennial iam print` prints, with the configuration's names.

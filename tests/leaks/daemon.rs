@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::configuration::broken;
 use super::requests::ask_everything;
-use super::world::{ASSERTION, CASES, FILTERS, HEADER, Mood, SECRET, SOON, TOO_LARGE, World};
+use super::world::{ASSERTION, CASES, FILTERS, HEADER, Mood, REFERRED, SECRET, SOON, TOO_LARGE, World};
 use crate::support::{DynamoLocal, Process, fetch, health_url, log_lines, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,7 +34,7 @@ async fn worst_day(filter: &str) {
     for case in CASES.iter().chain([&TOO_LARGE]) {
         wait_until(SOON, case.id, async || world.attempts(case.id).await > 0).await;
     }
-    wait_until(SOON, "a good one is stored", async || is_stored(&world)).await;
+    wait_until(SOON, "the good ones are stored", async || is_stored(&world)).await;
     wait_until(SOON, "the large answer is in the spill", async || spilled(&world).len() == 1).await;
     let mut told = ask_everything(&url);
     told.push_str(&spill_files(&world));
@@ -52,6 +52,9 @@ async fn worst_day(filter: &str) {
 
     world.plant_stored(true).await;
     let log = daemon.errors();
+    for (id, ..) in REFERRED {
+        assert!(log.contains(id), "nothing is told of {id}");
+    }
     assert!(log.contains("\"level\":\"TRACE\"") || log.contains("\"level\":\"DEBUG\""), "{log}");
     for (what, text) in [("the log", &log), ("the output", &output), ("a response, or the spill", &told)] {
         world.canaries.assert_absent(what, text);
@@ -59,7 +62,8 @@ async fn worst_day(filter: &str) {
 }
 
 fn is_stored(world: &World) -> bool {
-    ["good", "posted"].iter().all(|id| world.run(&["get", id]).status.success())
+    let ids = ["good", "posted"].into_iter().chain(REFERRED.map(|(id, ..)| id));
+    ids.into_iter().all(|id| world.run(&["get", id]).status.success())
 }
 
 fn spilled(world: &World) -> Vec<Value> {

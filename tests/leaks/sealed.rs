@@ -3,7 +3,7 @@
 use aws_sdk_dynamodb::types::AttributeValue;
 
 use super::world::{CASES, FILTERS, KEY, World};
-use crate::support::{DynamoLocal, Moto, Proxy};
+use crate::support::{DynamoLocal, Proxy};
 
 const OTHER: &str = "c0ffee08c0ffee09c0ffee0ac0ffee0bc0ffee0cc0ffee0dc0ffee0ec0ffee0f";
 const LOOKS: &[&[&str]] = &[
@@ -63,8 +63,8 @@ async fn a_key_of_this_machine_and_what_it_seals_never_show() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_of_kms_and_what_they_seal_never_show() {
-    let (world, moto) = (World::new().await, Moto::start().await);
-    let (kms, key) = (Proxy::before(moto.endpoint()).await, moto.key().await);
+    let world = World::new().await;
+    let (kms, key) = (Proxy::before(world.moto.endpoint()).await, world.moto.key().await);
     let variables = [
         ("PERENNIAL__SEALING__MODE", "kms"),
         ("PERENNIAL__SEALING__KMS_KEY", key.as_str()),

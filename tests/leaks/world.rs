@@ -10,7 +10,7 @@ use perennial::store::Store as _;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ACCESS_DENIED, Auth, Call, Canaries, Deployment, DynamoLocal, EXPIRED_CREDENTIALS, Front, Refusal,
+    ACCESS_DENIED, Auth, Call, Canaries, Deployment, DynamoLocal, EXPIRED_CREDENTIALS, Front, Moto, Refusal,
     StrictProvider, THROTTLED, free_port,
 };
 
@@ -29,11 +29,22 @@ pub(crate) const KEY: &str = "c0ffee00c0ffee01c0ffee02c0ffee03c0ffee04c0ffee05c0
 /// What stands in the answer that the table does not take, again and again.
 const LARGE: &str = "large/canary+\"8\"";
 
+/// Clients whose secrets are kept elsewhere, where (`FOLDER` is the deployment's), and the secrets: of characters that stay as they are
+/// however often they are quoted, since services put them into JSON that is put into JSON.
+pub(crate) const REFERRED: [(&str, &str, &str); 4] = [
+    ("at-ssm", "ssm:/leaks/acme", "ssm/canary+9=one"),
+    ("at-secretsmanager", "secretsmanager:leaks/shared#client_secret", "secretsmanager/canary+10=one"),
+    ("at-env", "env:REFERRED_SECRET", "env/canary+11=one"),
+    ("at-file", "file:FOLDER/referred/acme", "file/canary+12=one"),
+];
+/// Stands beside the one secret in Secrets Manager, and is nobody's.
+const BESIDE: &str = "beside/canary+13=one";
+
 /// Everything there is to be logged; and everything that libraries have to tell, by their names.
 pub(crate) const FILTERS: [&str; 2] = [
     "trace",
-    "perennial=trace,aws_config=trace,aws_sigv4=trace,aws_smithy_runtime=trace,aws_sdk_dynamodb=trace,hyper=trace,\
-     hyper_util=trace,reqwest=trace,rustls=trace,oauth2=trace,h2=trace,axum=trace,config=trace",
+    "perennial=trace,aws_config=trace,aws_sigv4=trace,aws_smithy_runtime=trace,aws_sdk_dynamodb=trace,aws_sdk_ssm=trace,\
+     aws_sdk_secretsmanager=trace,hyper=trace,hyper_util=trace,reqwest=trace,rustls=trace,oauth2=trace,h2=trace,axum=trace,config=trace",
 ];
 
 /// One client with an application of its own, and what its provider does to it.
@@ -111,6 +122,7 @@ pub(crate) enum Mood {
 pub(crate) struct World {
     pub(crate) canaries: Canaries,
     _strict: StrictProvider,
+    pub(crate) moto: Moto,
     pub(crate) deployment: Deployment,
     /// What programs of this world have in their environment.
     pub(crate) variables: Vec<(String, String)>,
@@ -126,7 +138,7 @@ impl World {
 
     pub(crate) async fn of(cases: impl Iterator<Item = &Case>) -> Self {
         let (mut canaries, strict) = (planted(), StrictProvider::start(&["--lifetime-secs", "600"]).await);
-        let local = DynamoLocal::shared().await;
+        let (local, moto) = (DynamoLocal::shared().await, Moto::start().await);
         let mood = Arc::new(AtomicU8::new(0));
         let front = Front::before(local.endpoint(), rule(&mood)).await;
         let deployment = Deployment::on_dynamo(local, &settings(&strict));
@@ -135,9 +147,12 @@ impl World {
             let client = register(&strict, &deployment, case, &mut canaries).await;
             clients.push_str(&client);
         }
+        for referred in REFERRED {
+            clients.push_str(&refer(&strict, &moto, &deployment, referred, &mut canaries).await);
+        }
         std::fs::write(deployment.path().join("clients.toml"), clients).expect("the folder is writable");
-        let variables = variables(&deployment, front.url());
-        let world = Self { canaries, _strict: strict, deployment, variables, mood, _front: front };
+        let variables = variables(&deployment, front.url(), moto.endpoint());
+        let world = Self { canaries, _strict: strict, moto, deployment, variables, mood, _front: front };
         assert!(world.run(&["clients", "apply", "clients.toml", "--json"]).status.success());
         world
     }
@@ -174,8 +189,8 @@ impl World {
     /// Plants the refresh tokens that stand in the table by now, and access tokens where no command is to print them.
     pub(crate) async fn plant_stored(&mut self, access_tokens: bool) {
         let store = self.deployment.store().await;
-        for case in CASES {
-            let id = ClientId::new(case.id).expect("a valid id");
+        for id in CASES.iter().map(|case| case.id).chain(REFERRED.map(|(id, ..)| id)) {
+            let id = ClientId::new(id).expect("a valid id");
             let read = store.read(&id).await.expect("the table answers");
             // Of what was spoilt only the forms are looked for.
             let stored = read.decode(&id).ok().and_then(|read| read.token);
@@ -196,7 +211,9 @@ impl World {
 
 fn planted() -> Canaries {
     let mut canaries = Canaries::default();
-    for secret in [SECRET, HEADER, ASSERTION, QUERY, PROXY_PASSWORD, AWS_SECRET, AWS_SESSION, KEY, LARGE] {
+    for secret in
+        [SECRET, HEADER, ASSERTION, QUERY, PROXY_PASSWORD, AWS_SECRET, AWS_SESSION, KEY, LARGE, BESIDE]
+    {
         canaries.add(secret);
     }
     let bytes = |text: &str| u8::from_str_radix(text, 16).expect("hexadecimal");
@@ -242,6 +259,41 @@ async fn register(
     )
 }
 
+/// The same of a client whose secret is put where the reference leads.
+async fn refer(
+    strict: &StrictProvider,
+    moto: &Moto,
+    deployment: &Deployment,
+    (id, reference, secret): (&str, &str, &str),
+    canaries: &mut Canaries,
+) -> String {
+    strict.register(Auth::Basic(id, secret)).await;
+    canaries.add_basic(id, secret);
+    let token = strict.seed(id).await.refresh_token;
+    canaries.add(token.as_str());
+    match id {
+        "at-ssm" => moto.put_parameter("/leaks/acme", secret).await,
+        "at-secretsmanager" => {
+            let whole = json!({ "client_secret": secret, "beside": BESIDE }).to_string();
+            canaries.add(whole.as_str());
+            moto.make_secret("leaks/shared", &whole).await;
+        }
+        "at-file" => {
+            let folder = deployment.path().join("referred");
+            std::fs::create_dir(&folder).expect("a fresh folder");
+            std::fs::write(folder.join("acme"), format!("{secret}\n")).expect("a fresh folder is writable");
+        }
+        // It is among the variables.
+        _ => {}
+    }
+    let reference = reference.replace("FOLDER", deployment.path().to_str().expect("UTF-8"));
+    let token = deployment.secret_file(&format!("{id}.token"), &token);
+    format!(
+        "[[clients]]\nid = \"{id}\"\nprovider = \"strict\"\ngrant = \"refresh_token\"\nclient_id = \"{id}\"\n\
+         client_secret = {{ ref = {reference:?} }}\nrefresh_token = {{ file = {token:?} }}\n"
+    )
+}
+
 fn settings(strict: &StrictProvider) -> String {
     let own = format!("{}?api_key={QUERY}", strict.token_url());
     let nobody = format!("http://127.0.0.1:{}/token?api_key={QUERY}", free_port());
@@ -267,9 +319,13 @@ fn settings(strict: &StrictProvider) -> String {
     .concat()
 }
 
-fn variables(deployment: &Deployment, endpoint: &str) -> Vec<(String, String)> {
+fn variables(deployment: &Deployment, endpoint: &str, secrets: &str) -> Vec<(String, String)> {
     let proxy = format!("http://operator:{PROXY_PASSWORD}@127.0.0.1:{}", free_port());
     let spill = deployment.path().join("spill");
+    let folder = deployment.path().display();
+    let allowed =
+        format!("ssm:/leaks/*,secretsmanager:leaks/shared#*,env:REFERRED_*,file:{folder}/referred/*");
+    let [.., (_, _, referred), _] = REFERRED;
     [
         ("PERENNIAL__STORE__ENDPOINT", endpoint),
         ("PERENNIAL__SPILL__DIRECTORY", spill.to_str().expect("UTF-8")),
@@ -282,6 +338,9 @@ fn variables(deployment: &Deployment, endpoint: &str) -> Vec<(String, String)> {
         ("HTTPS_PROXY", proxy.as_str()),
         ("NO_PROXY", "127.0.0.1,localhost"),
         ("APP_SECRET", SECRET),
+        ("REFERRED_SECRET", referred),
+        ("PERENNIAL__SECRETS__ENDPOINT", secrets),
+        ("PERENNIAL__SECRETS__ALLOW", allowed.as_str()),
         ("RUST_BACKTRACE", "1"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))

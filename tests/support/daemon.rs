@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use perennial::client::ClientId;
@@ -98,9 +98,12 @@ impl Deployment {
     }
 
     /// Runs a command to its end, with more environment variables.
+    ///
+    /// # Panics
+    /// When it has not ended by itself in five minutes, with the last lines that it wrote to standard error.
     pub(crate) fn run_with(&self, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
         let mut command = self.command(arguments);
-        command.envs(variables.iter().copied()).output().expect("the binary is built")
+        ended(command.envs(variables.iter().copied()), arguments)
     }
 
     /// Replaces the configuration.
@@ -250,6 +253,23 @@ impl Deployment {
             Table::Embedded => "client-credentials",
         }
     }
+}
+
+/// No command takes so long, however busy the machine is: one that waits for ever is to fail its own test, and not the whole run.
+const LONGEST: Duration = Duration::from_secs(300);
+
+fn ended(command: &mut Command, arguments: &[&str]) -> Output {
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary is built");
+    let (pid, (sender, output)) = (child.id().to_string(), mpsc::channel());
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    if let Ok(output) = output.recv_timeout(LONGEST) {
+        return output.expect("its output is read");
+    }
+    let killed = Command::new("kill").args(["-KILL", &pid]).status().expect("tests need `kill`");
+    let told = output.recv().expect("the thread is there").expect("its output is read").stderr;
+    let told = String::from_utf8_lossy(&told);
+    let last: Vec<_> = told.lines().rev().take(5).collect();
+    panic!("{arguments:?} had not ended in {LONGEST:?} ({killed}); the last lines: {last:#?}");
 }
 
 /// Where an agent answers.

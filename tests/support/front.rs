@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::http_client;
 
-/// A request to DynamoDB, KMS or S3.
+/// A request to DynamoDB, KMS, S3, Secrets Manager or Systems Manager.
 pub(crate) struct Call {
     pub(crate) method: Method,
     pub(crate) uri: Uri,

@@ -1,6 +1,6 @@
 //! A small IAM: which actions a request needs, on what and under which context, and whether a policy allows them.
 //!
-//! Sources: "Actions, resources, and condition keys" of DynamoDB, KMS and S3 in AWS's Service Authorization Reference; the
+//! Sources: "Actions, resources, and condition keys" of DynamoDB, KMS, S3, Secrets Manager and Systems Manager in AWS's Service Authorization Reference; the
 //! IAM User Guide for conditions. What is not known here is a panic: an evaluator that guesses proves nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -136,6 +136,7 @@ impl Condition {
         let mut values = found.into_iter().flatten();
         match self.operator.as_str() {
             "StringEquals" => values.one_and(equal),
+            "StringLike" => values.one_and(alike),
             "StringEqualsIfExists" => found.is_none() || values.one_and(equal),
             // Of no value at all, each one fits.
             "ForAllValues:StringEquals" => values.all(equal),
@@ -171,13 +172,16 @@ fn like(pattern: &str, text: &str) -> bool {
     reached.contains(&text.len())
 }
 
-/// What a request needs. `home` is what the ARNs of tables begin with: `arn:aws:dynamodb:REGION:ACCOUNT`.
+/// What a request needs. `home` is what the ARNs of tables begin with: `arn:aws:dynamodb:REGION:ACCOUNT`; parameters are
+/// there, too.
 pub(crate) fn needs(call: &Call, home: &str) -> Vec<Need> {
     let target = call.header("x-amz-target");
     let body = || serde_json::from_slice::<Value>(&call.body).expect("JSON");
     match target.split_once('.') {
         Some(("DynamoDB_20120810", operation)) => of_dynamodb(operation, &body(), home),
         Some(("TrentService", operation)) => vec![of_kms(operation, &body())],
+        Some(("secretsmanager", "GetSecretValue")) => vec![of_secrets_manager(&body())],
+        Some(("AmazonSSM", "GetParameter")) => vec![of_parameters(&body(), home)],
         Some(_) => panic!("a service that is not known here: {target}"),
         None => vec![of_s3(call)],
     }
@@ -251,6 +255,22 @@ fn of_kms(operation: &str, body: &Value) -> Need {
     })
 }
 
+fn of_secrets_manager(body: &Value) -> Need {
+    let secret = text(&body["SecretId"]);
+    assert!(
+        secret.starts_with("arn:"),
+        "IAM knows secrets by their ARNs, which end as nobody can guess: {secret}"
+    );
+    Need::new("secretsmanager:GetSecretValue", secret)
+}
+
+/// A parameter's name may begin with a slash, which its ARN has once.
+fn of_parameters(body: &Value, home: &str) -> Need {
+    let name = text(&body["Name"]).trim_start_matches('/');
+    let home = home.replacen(":dynamodb:", ":ssm:", 1);
+    Need::new("ssm:GetParameter", &format!("{home}:parameter/{name}"))
+}
+
 /// Addressed by paths.
 fn of_s3(call: &Call) -> Need {
     let (query, path) = (call.uri.query().unwrap_or_default(), call.uri.path().trim_start_matches('/'));
@@ -260,7 +280,11 @@ fn of_s3(call: &Call) -> Need {
         |name: &str| query.split('&').any(|part| part == name || part.starts_with(&format!("{name}=")));
     match (call.method.as_str(), key) {
         ("GET", "") if asks("versioning") => Need::new("s3:GetBucketVersioning", &bucket),
-        ("GET", "") if asks("list-type") => Need::new("s3:ListBucket", &bucket),
+        ("GET", "") if asks("list-type") => {
+            let query = url::form_urlencoded::parse(query.as_bytes());
+            let prefix = query.filter(|(name, _)| name == "prefix").map(|(_, prefix)| prefix.into_owned());
+            Need::new("s3:ListBucket", &bucket).with("s3:prefix", prefix)
+        }
         ("GET", key) if !key.is_empty() => Need::new("s3:GetObject", &format!("{bucket}/{key}")),
         ("PUT", key) if !key.is_empty() => Need::new("s3:PutObject", &format!("{bucket}/{key}")),
         ("DELETE", key) if !key.is_empty() => Need::new("s3:DeleteObject", &format!("{bucket}/{key}")),

@@ -24,6 +24,7 @@ mod oauth;
 mod oidc;
 mod process;
 mod proxy;
+pub(crate) mod redis;
 pub(crate) mod stack;
 mod strict;
 
@@ -33,6 +34,7 @@ use std::path::PathBuf;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
+pub(crate) use self::redis::Redis;
 pub(crate) use canaries::Canaries;
 pub(crate) use commands::commands;
 pub(crate) use daemon::{Deployment, NewClient, agent_url, binary, drop_in_port, health_url, snapshot};

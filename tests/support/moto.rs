@@ -60,8 +60,8 @@ impl Moto {
         put.send().await.expect("moto keeps parameters");
     }
 
-    /// Makes a secret in its Secrets Manager.
-    pub(crate) async fn make_secret(&self, name: &str, value: &str) {
+    /// Makes a secret in its Secrets Manager: the ARN.
+    pub(crate) async fn make_secret(&self, name: &str, value: &str) -> String {
         let config = aws_sdk_secretsmanager::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::from_static("us-east-1"))
@@ -69,7 +69,8 @@ impl Moto {
             .credentials_provider(Credentials::new("test", "test", None, None, "tests"))
             .build();
         let client = aws_sdk_secretsmanager::Client::from_conf(config);
-        client.create_secret().name(name).secret_string(value).send().await.expect("moto keeps secrets");
+        let made = client.create_secret().name(name).secret_string(value).send().await;
+        made.expect("moto keeps secrets").arn.expect("a secret has an ARN")
     }
 
     /// Its DynamoDB, which knows backups; never for the protocol, it loses exclusivity under races.

@@ -360,6 +360,52 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "The key itself, meant for the environment: on ECS, from a secret. Never shown.",
     ),
     key(
+        "shared_cache.url",
+        Kind::Text(
+            "a redis or rediss URL without user information, as in \"rediss://cache.example:6379/0\"",
+            check::redis_url,
+        ),
+        Unset,
+        "A Redis or Valkey server that daemons publish access tokens to, and that agents ask before the table. Unset, \
+         there is none. Plain redis to loopback only, under the production profile.",
+    ),
+    key(
+        "shared_cache.user",
+        Kind::Text("a string", check::line),
+        Unset,
+        "The user there; unset, the server's default user.",
+    ),
+    key(
+        "shared_cache.password_file",
+        Kind::Text("a path", check::line),
+        Unset,
+        "A file with the user's password, readable by its owner alone; read again for each connection.",
+    ),
+    key(
+        "shared_cache.password",
+        Kind::Text("a string", check::line),
+        Unset,
+        "The password itself, meant for the environment: on ECS, from a secret. Never shown.",
+    ),
+    key(
+        "shared_cache.ca_file",
+        Kind::Text("a path", check::line),
+        Unset,
+        "A PEM file with the authorities that are trusted at this server, in place of the platform's.",
+    ),
+    key(
+        "shared_cache.prefix",
+        Kind::Text("1 to 200 characters of A-Z a-z 0-9 _ . : @ / { } -", check::cache_prefix),
+        Follows("`perennial:`, store.table and `:`"),
+        "What the keys there begin with; the client's id follows. Of each table another.",
+    ),
+    key(
+        "shared_cache.patience",
+        between(millis(10), secs(5)),
+        Is("200ms"),
+        "How long an agent waits for the server before it asks the table.",
+    ),
+    key(
         "agent.address",
         Kind::Address,
         Is("127.0.0.1:2774"),
@@ -458,7 +504,10 @@ pub(in crate::config) static KEYS: &[Key] = &[
     ),
     key(
         "secrets.allow",
-        Kind::List("references in which `*` stands for anything but `/`", check::secret_rule),
+        Kind::List(
+            "references in which `*` stands for anything but `/`, in an ARN also but `:`",
+            check::secret_rule,
+        ),
         Is(""),
         "The references to client secrets that are followed, as in \"ssm:/oauth/{client}/*\": `{client}` and `{provider}` \
          stand for who uses it. None: a registration with a reference is not refreshed.",

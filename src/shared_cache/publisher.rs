@@ -1,0 +1,116 @@
+//! Passes on what a daemon has stored: behind its back, so that no refresh waits for the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{debug, warn};
+
+use super::CacheError;
+use super::entry::{self, Entry};
+use super::link::{Line, Link};
+use super::queue::Queue;
+use crate::client::ClientId;
+use crate::item::{Item, Key};
+use crate::metrics;
+use crate::store::{News, Store, View};
+use crate::time::Clock;
+
+/// What one piece of news may take before the connection is given up.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Publishes what the queue holds.
+pub struct Publisher<S> {
+    queue: Arc<Queue>,
+    link: Arc<Link>,
+    /// The table as it stands: what is sealed there stays sealed.
+    store: S,
+    clock: Arc<dyn Clock>,
+}
+
+impl<S: Store> Publisher<S> {
+    /// Reads in this store, which opens nothing, what has to be read.
+    pub fn new(queue: Arc<Queue>, link: Arc<Link>, store: S, clock: Arc<dyn Clock>) -> Self {
+        Self { queue, link, store, clock }
+    }
+
+    /// Publishes for as long as it is polled.
+    pub async fn run(&self) {
+        let mut told = false;
+        loop {
+            self.queue.filled().await;
+            // Taken only where there is somebody to take it to: until then fresher news overtakes it.
+            let line = self.link.up().await;
+            let Some((id, news)) = self.queue.take() else { continue };
+            let passed_on = tokio::select! {
+                passed_on = self.pass_on(&line, &id, &news) => passed_on,
+                () = self.clock.sleep(PATIENCE) => Err(CacheError::Unreachable("no answer in time".into())),
+            };
+            let back = match passed_on {
+                Ok(outcome) => {
+                    metrics::SHARED_CACHE_PUBLICATIONS.add(&[outcome], 1);
+                    told = false;
+                    None
+                }
+                Err(CacheError::Unreachable(_)) => {
+                    line.give_up();
+                    Some((id, news))
+                }
+                Err(error) => {
+                    metrics::SHARED_CACHE_PUBLICATIONS.add(&["failed"], 1);
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(client = %id, %error, "a token could not be published");
+                    }
+                    None
+                }
+            };
+            self.queue.done(back);
+        }
+    }
+
+    /// Waits until everything is published, for at most so long, and not at all while the server is away.
+    pub async fn finish(&self, patience: Duration) {
+        if self.link.is_up() {
+            tokio::select! {
+                () = self.queue.settled() => {}
+                () = self.clock.sleep(patience) => debug!("not everything was published before the end"),
+            }
+        }
+    }
+
+    /// The outcome, in a word.
+    async fn pass_on(&self, line: &Line, id: &ClientId, news: &News) -> Result<&'static str, CacheError> {
+        match news {
+            News::Stored(item) => self.put(line, id, item).await,
+            News::Removed => self.remove(line, id).await,
+            News::Changed => {
+                let read = self.store.load(&[Key::Token(id.clone())], View::Reader).await;
+                match read.map(|found| found.into_iter().next()) {
+                    Ok(Some((_, item))) => self.put(line, id, &item).await,
+                    Ok(None) => self.remove(line, id).await,
+                    // It is published with its next refresh.
+                    Err(error) => {
+                        debug!(client = %id, %error, "a token that changed could not be read");
+                        Ok("failed")
+                    }
+                }
+            }
+        }
+    }
+
+    async fn put(&self, line: &Line, id: &ClientId, item: &Item) -> Result<&'static str, CacheError> {
+        let now = self.clock.now();
+        let good = |entry: &Entry| entry.expires_at > now;
+        let Some(entry) = entry::encode(item).filter(good) else { return Ok("skipped") };
+        let written = line.connection.clone().put(&self.key(id), &entry).await?;
+        Ok(if written { "published" } else { "superseded" })
+    }
+
+    async fn remove(&self, line: &Line, id: &ClientId) -> Result<&'static str, CacheError> {
+        line.connection.clone().remove(&self.key(id)).await?;
+        Ok("removed")
+    }
+
+    fn key(&self, id: &ClientId) -> String {
+        entry::key(&self.link.settings().prefix, id)
+    }
+}
