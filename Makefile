@@ -15,7 +15,7 @@ SEEDS ?= 1000
 # How long `make fuzz` stays with each entry.
 SECONDS ?= 600
 
-.PHONY: help demo test sim model chaos drills siege idle fuzz check sbom bench bench-read image compose-test run-as-ecs footprint deploy-check clean-parts
+.PHONY: help demo test sim model chaos drills siege idle fuzz check sbom bench bench-read image lambda-layer compose-test run-as-ecs footprint deploy-check clean-parts
 
 help: ## List these targets
 	@echo "usage: make TARGET [ARGS=\"...\"]"
@@ -83,6 +83,11 @@ sbom: ## Write the bill of materials of the production build, and hold it to the
 
 image: ## Build the container image and hold it to its size
 	@scripts/image.sh $(ARGS)
+
+# PROFILE=dev is quick and large. What it does not try is said in docs/readers.md.
+lambda-layer: ## Build the layer for AWS Lambda, and try what is in it
+	scripts/parts.sh
+	@CARGO="$(CARGO)" scripts/lambda-layer.sh $(ARGS)
 
 # Both end with a line that begins with `summary`, and with code 77 where there is no container engine.
 compose-test: ## Start docker-compose.yml, kill a daemon, judge what becomes of it

@@ -28,7 +28,7 @@ use http_body_util::Full;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use perennial::agent::{self, Agent, Keys, Socket, keys};
+use perennial::agent::{self, Agent, Keys, Manner, Socket, keys};
 use perennial::client::ClientId;
 use perennial::item::{Change, Item, Key, Value, attr};
 use perennial::reader::{Reader, Settings, Want};
@@ -105,11 +105,12 @@ async fn agent(clients: usize, key: &str) {
         connections: 1024,
         waiting: 1024,
         rejection_interval: None,
+        drop_in: None,
     };
     let socket = Socket::tcp((Ipv4Addr::LOCALHOST, 0).into()).await.unwrap();
     println!("READY http://{}", socket.place());
     let agent = Agent::new(reader, MadeUp, Arc::new(SystemClock), Some(keys), None, settings);
-    Arc::new(agent).serve(vec![socket], CancellationToken::new()).await;
+    Arc::new(agent).serve(vec![(socket, Manner::Own)], CancellationToken::new()).await;
 }
 
 /// Reads of clients in an order that no cache foresees: the median of batches that are shorter than a turn of the

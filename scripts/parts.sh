@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Fetches the real parts that the tests run against: Amazon DynamoDB Local, moto for the other AWS services, the npm
-# packages of tests/parts and of the readers in examples/, and libfaketime where it can be had; in a container it also
-# installs redis-server.
+# packages of tests/parts and of the readers in examples/, a reader that was written for AWS's own agent, and libfaketime
+# where it can be had; in a container it also installs redis-server.
 #
 # Idempotent, and quick when everything is there. Several processes may run it at once: one works, the others wait.
 # Everything lands in ignored folders of this checkout: .parts/ and node_modules/ beside each package.json.
-# Needs node 20 or newer, npm, java 17 or newer, python 3.9 or newer with venv, and the npm and PyPI registries on the
-# first run.
+# Needs node 20 or newer, npm, java 17 or newer, python 3.9 or newer with venv, cargo, and the npm, PyPI and crates.io
+# registries on the first run.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,6 +21,10 @@ moto_package='moto[server,s3,kms]==5.2.5'
 python_reader=examples/readers/python/requirements.txt
 moto_stamp=.parts/moto/.complete
 faketime_stamp=.parts/libfaketime/.complete
+# A crate from crates.io, and a few lines that call it. It brings OpenSSL: the system's where that can be built against, or else
+# its own source, which takes perl, make and some minutes.
+extension_reader=tests/parts/extension-reader
+extension_stamp=.parts/extension-reader/.complete
 
 say() { printf 'parts: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
@@ -40,6 +44,7 @@ check_tools() {
     need npm "$node_remedy"
     need python3 'Install Python 3.9 or newer with venv, for example: apt-get install python3-venv'
     need java "$java_remedy"
+    need cargo 'Install Rust through rustup: https://rustup.rs/'
     local node_version java_version
     node_version=$(node --version | sed 's/^v\([0-9]*\).*/\1/')
     # "1.8.0" is Java 8 and counts as 1: too old.
@@ -157,13 +162,27 @@ fetch_faketime() {
     (cd "$1" && apt-get download -qq libfaketime && dpkg-deb -x libfaketime_*.deb . && rm -f libfaketime_*.deb)
 }
 
+extension_ready() { [ "$(cat "$extension_stamp" 2>/dev/null)" = "$extension_sha1" ]; }
+
+install_extension_reader() {
+    say "building a reader of AWS's Lambda extension"
+    local vendor=()
+    if pkg-config --exists openssl 2>/dev/null; then vendor=(OPENSSL_NO_VENDOR=1); fi
+    env "${vendor[@]}" CARGO_TARGET_DIR="$PWD/.parts/extension-reader" \
+        cargo build --locked --quiet --manifest-path "$extension_reader/Cargo.toml" >&2 ||
+        die "cargo could not build $extension_reader. Check the network; without OpenSSL's headers it needs perl and make."
+    echo "$extension_sha1" >"$extension_stamp"
+}
+
 check_tools
 moto_wanted="$moto_package $(sha1 "$python_reader")"
-if dynamodb_ready && node_ready && moto_ready && faketime_ready && redis_ready; then exit 0; fi
+extension_sha1="$(sha1 "$extension_reader/Cargo.lock") $(sha1 "$extension_reader/src/main.rs")"
+if dynamodb_ready && node_ready && moto_ready && extension_ready && faketime_ready && redis_ready; then exit 0; fi
 mkdir -p .parts
 lock
 dynamodb_ready || install_dynamodb
 node_ready || install_node
 moto_ready || install_moto
+extension_ready || install_extension_reader
 faketime_ready || install_faketime
 redis_ready || install_redis

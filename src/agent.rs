@@ -9,6 +9,8 @@
 //! | `POST /v1/token/{client}/rejected` `{"generation": 7}` | a refresh is asked for, once |
 //! | `GET /healthz`, `/metrics` | for whoever looks after the agent; no key, no secret |
 //!
+//! At a port of its own, AWS's way of asking for a secret is understood as well: [`drop_in`].
+//!
 //! What is good is in [`crate::reader`]; who may ask is in [`keys`]; this is the way between.
 //! Invariant: a token leaves only with a key that allows its client, in a request that came straight from a program of
 //! this machine.
@@ -16,12 +18,14 @@
 mod admission;
 mod answer;
 mod body;
+pub mod drop_in;
 pub mod keys;
 mod listen;
 mod problem;
 mod query;
 mod rejection;
 mod server;
+mod stand_in;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -81,6 +85,17 @@ pub struct Settings {
     pub waiting: usize,
     /// How old a token must be before its rejection asks for another; `None`: rejections are not taken.
     pub rejection_interval: Option<Duration>,
+    /// How tokens are told where it is asked as AWS's agent is.
+    pub drop_in: Option<drop_in::Settings>,
+}
+
+/// How a socket is spoken to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Manner {
+    /// As this agent.
+    Own,
+    /// As AWS's.
+    DropIn,
 }
 
 /// An agent, before a table.
@@ -126,10 +141,10 @@ impl<S: Store> Agent<S> {
     }
 
     /// Answers at these sockets until `drain` is cancelled and what is under way has ended.
-    pub async fn serve(self: Arc<Self>, sockets: Vec<Socket>, drain: CancellationToken) {
+    pub async fn serve(self: Arc<Self>, sockets: Vec<(Socket, Manner)>, drain: CancellationToken) {
         let (connections, clock) = (Arc::clone(&self.connections), Arc::clone(&self.clock));
-        let doors = sockets.into_iter().map(|socket| {
-            let visitors = Arc::new(Visitors { agent: Arc::clone(&self), is_local: socket.is_tcp() });
+        let doors = sockets.into_iter().map(|(socket, manner)| {
+            let visitors = Arc::new(Visitors { agent: Arc::clone(&self), is_local: socket.is_tcp(), manner });
             socket.serve(visitors, Arc::clone(&connections), Arc::clone(&clock), drain.clone())
         });
         let answering = futures_util::future::join_all(doors);
@@ -137,6 +152,13 @@ impl<S: Store> Agent<S> {
             _ = answering => {}
             () = server::watch(Arc::clone(&connections), Arc::clone(&clock)) => {}
             () = self.reader.keep() => {}
+        }
+    }
+
+    /// Reads a token before somebody wants it.
+    pub async fn warm(&self, id: &ClientId) {
+        if let Err(refusal) = self.reader.token(id, Want::default(), Duration::ZERO).await {
+            warn!(client = %id, ?refusal, "there is no token yet");
         }
     }
 
@@ -317,10 +339,11 @@ impl<S: Store> Agent<S> {
     }
 
     fn allowed(&self, headers: &HeaderMap) -> Result<Allowed, Problem> {
-        let Some(keys) = &self.keys else { return Ok(Allowed(None)) };
-        let key =
-            headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes())).ok_or(Problem::NoKey)?;
-        keys.load().whose(key).map(|reader| Allowed(Some(reader))).ok_or(Problem::UnknownKey)
+        if self.keys.is_none() {
+            return Ok(Allowed(None));
+        }
+        let key = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
+        self.whose(key.ok_or(Problem::NoKey)?)
     }
 
     fn metrics(&self) -> String {
@@ -373,11 +396,17 @@ impl Allowed {
 struct Visitors<S> {
     agent: Arc<Agent<S>>,
     is_local: bool,
+    manner: Manner,
 }
 
 impl<S: Store> server::Service for Visitors<S> {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
-        self.agent.answer(request, self.is_local).await
+        match (self.manner, &self.agent.settings.drop_in) {
+            (Manner::DropIn, Some(settings)) => {
+                self.agent.answer_as_aws(&request.into_parts().0, settings).await
+            }
+            _ => self.agent.answer(request, self.is_local).await,
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! What every AWS service needs: region, endpoint and credentials by AWS's default chain, and errors in words.
 
+pub mod connections;
+
 use std::error::Error;
 
 use aws_config::meta::credentials::CredentialsProviderChain;
@@ -17,7 +19,8 @@ pub async fn config(region: Option<&str>, endpoint: Option<&Url>) -> SdkConfig {
 }
 
 fn loader(region: Option<&str>, endpoint: Option<&Url>) -> ConfigLoader {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
+    let mut loader =
+        aws_config::defaults(BehaviorVersion::latest()).http_client(connections::Connections::new());
     if let Ok(name) = AppName::new(concat!("perennial-", env!("CARGO_PKG_VERSION"))) {
         loader = loader.app_name(name);
     }

@@ -97,6 +97,8 @@ pub struct Config {
     pub shared_cache: SharedCache,
     /// Tokens for the programs of this machine.
     pub agent: Agent,
+    /// As an extension of AWS Lambda.
+    pub lambda: Lambda,
     /// Where client secrets may be that are not in the table.
     pub secrets: Secrets,
     /// Provider profiles by name.
@@ -319,6 +321,8 @@ pub struct Agent {
     pub rejections: bool,
     /// How old a token must be for that: 10 s to 1 h.
     pub rejection_interval: Duration,
+    /// Where it answers as AWS's own, and how.
+    pub drop_in: DropIn,
     /// Files that it keeps, by name.
     pub files: BTreeMap<String, AgentFile>,
 }
@@ -352,6 +356,36 @@ pub enum FileFormat {
     Json,
     /// Variables, a line each.
     Env,
+}
+
+/// `[agent.drop_in]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DropIn {
+    /// Where: loopback; none where it is not spoken.
+    pub address: Option<SocketAddr>,
+    /// What secrets are called, each with `{client}` in it.
+    pub names: Vec<String>,
+    /// What a secret's string is.
+    pub form: SecretForm,
+}
+
+/// What a secret's string is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SecretForm {
+    /// The token's JSON.
+    Json,
+    /// The access token alone.
+    Plain,
+}
+
+/// `[lambda]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lambda {
+    /// Patterns of the clients whose tokens the function may read with its session token.
+    pub clients: Vec<String>,
+    /// Whose tokens are read before the function begins.
+    pub warm: Vec<ClientId>,
 }
 
 /// `[secrets]`.

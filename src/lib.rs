@@ -9,7 +9,7 @@
 //! [`reply`], [`secret`], [`time`], [`entropy`]; then those who use tokens: [`reader`], [`agent`], [`sink`], and
 //! what lies between: [`shared_cache`];
 //! then what operators touch: [`config`], [`registrar`], [`iam`], [`cli`]; and
-//! the surroundings of a daemon: [`ecs`], [`health`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
+//! the surroundings of a daemon: [`ecs`], [`health`], [`lambda`], [`maintenance`], [`metrics`], [`reload`], [`seclusion`], [`shutdown`],
 //! [`telemetry`].
 
 pub mod agent;
@@ -25,6 +25,7 @@ pub mod fleet;
 pub mod health;
 pub mod iam;
 pub mod item;
+pub mod lambda;
 pub mod maintenance;
 pub mod metrics;
 pub mod plan;

@@ -273,7 +273,7 @@ impl<S: Store> Reader<S> {
 impl<S: Store> Inner<S> {
     fn now(&self) -> Now {
         let clock = self.clock.as_ref();
-        Now { moment: clock.moment(), wall: self.vitals.now(clock) }
+        Now { moment: clock.moment(), wall: self.vitals.latest(clock) }
     }
 
     fn slot(&self, id: &ClientId) -> Arc<Slot> {

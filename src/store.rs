@@ -220,6 +220,8 @@ pub struct Vitals {
     throttles: AtomicU64,
     /// Our wall clock's lead over the store's, less its own lead over the steady clock at that time.
     lead_ms: AtomicI64,
+    /// Our wall clock's lead over the store's, as it was then.
+    skew_then_ms: AtomicI64,
     dated: AtomicBool,
     answered_at_ms: AtomicI64,
 }
@@ -267,7 +269,9 @@ impl Vitals {
         let now = clock.now();
         self.answered_at_ms.store(now.as_millis(), Ordering::Relaxed);
         if let Some(date) = server_date {
-            self.lead_ms.store(skew_ms(now, date) - own_lead_ms(clock), Ordering::Relaxed);
+            let skew = skew_ms(now, date);
+            self.lead_ms.store(skew - own_lead_ms(clock), Ordering::Relaxed);
+            self.skew_then_ms.store(skew, Ordering::Relaxed);
             self.dated.store(true, Ordering::Relaxed);
         }
     }
@@ -281,6 +285,14 @@ impl Vitals {
     /// The time by the store's clock, as far as its answers have told how far ours is off.
     pub fn now(&self, clock: &dyn Clock) -> Timestamp {
         clock.now().set_right(self.skew_ms(clock))
+    }
+
+    /// The same, but never earlier than our wall clock makes it, as it went on since the last answer: it alone counts the
+    /// time in which a machine stood still together with its steady clock (a snapshot). Whoever judges by this errs, after
+    /// a step of our clock, towards "expired", until the store answers.
+    pub fn latest(&self, clock: &dyn Clock) -> Timestamp {
+        let by_wall = clock.now().set_right(self.skew_then_ms.load(Ordering::Relaxed));
+        self.now(clock).max(by_wall)
     }
 
     /// Our wall clock minus the store's, in milliseconds; zero while they agree to the second of the header, and before
@@ -334,7 +346,52 @@ fn units(counter: &AtomicU64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+
+    struct Clocks(Timestamp, Moment);
+
+    impl Clock for Clocks {
+        fn now(&self) -> Timestamp {
+            self.0
+        }
+
+        fn moment(&self) -> Moment {
+            self.1
+        }
+
+        fn sleep(&self, _: Duration) -> crate::time::Sleep {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    #[test]
+    fn a_machine_that_stood_still_with_its_steady_clock_is_not_taken_back_in_time() {
+        let at = |wall: i64, steady: u64| {
+            Clocks(Timestamp::from_secs(wall), Moment::default().plus(Duration::from_secs(steady)))
+        };
+        let vitals = Vitals::default();
+        // Our clock is an hour ahead of the store's.
+        vitals.answered(&at(4600, 50), Some(Timestamp::from_secs(1000)));
+        let second = Duration::from_secs(1);
+        for (clocks, store, latest) in [
+            (at(4610, 60), 1010, 1010),
+            // It stood still for a day, and nothing but the wall clock knows.
+            (at(91_010, 60), 1010, 87_410),
+            // A step back revives nothing.
+            (at(100, 60), 1010, 1010),
+        ] {
+            let near = |time: Timestamp, secs: i64| {
+                let expected = Timestamp::from_secs(secs);
+                time.since(expected) <= second && expected.since(time) <= second
+            };
+            assert!(near(vitals.now(&clocks), store), "{}", vitals.now(&clocks));
+            assert!(near(vitals.latest(&clocks), latest), "{}", vitals.latest(&clocks));
+        }
+        vitals.answered(&at(91_010, 60), Some(Timestamp::from_secs(87_410)));
+        assert_eq!(vitals.latest(&at(91_010, 60)), vitals.now(&at(91_010, 60)));
+    }
 
     #[test]
     fn a_date_header_cut_to_the_second_is_no_skew() {

@@ -2,6 +2,10 @@
 
 mod support;
 
+mod agent {
+    pub(crate) mod drop_in;
+}
+
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;

@@ -24,7 +24,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("record", &["client", "item", "secret", "shown", "time"]),
     ("plan", &["client", "item", "record", "reply", "secret", "time"]),
     ("metrics", &["time"]),
-    ("aws", &["client"]),
+    // Connections that nothing was asked through for a while, by either clock, are dropped.
+    ("aws", &["client", "time"]),
     ("store", &["aws", "client", "item", "metrics", "record", "seal", "secret", "time"]),
     ("provider", &["client", "reply", "secret", "time"]),
     ("seal", &["aws", "secret", "shown", "time"]),
@@ -72,6 +73,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Files with tokens: what the reader has read, on a disk. It runs commands, and gives them no secret.
     ("sink", &["client", "entropy", "metrics", "reader", "record", "store", "time"]),
     ("ecs", &["entropy", "plan", "time"]),
+    ("lambda", &["time"]),
     ("health", &["client", "ecs", "metrics", "record", "scheduler", "store", "time"]),
     // Where hostile bytes come in: called by fuzz targets and hostile tests, and by nothing of the program.
     ("entry", &["health", "provider", "reply", "store", "time"]),

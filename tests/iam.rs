@@ -19,7 +19,7 @@ use iam::gate::Gate;
 use iam::world::{COMMANDS, World, leaves};
 use perennial::iam::Role;
 use support::iam::{Need, Policy};
-use support::{TASK, fetch, post_json, wait_until};
+use support::{LambdaApi, TASK, fetch, http_client, post_json, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -157,6 +157,13 @@ async fn an_agent_reads_and_asks(world: &World, gate: &Gate) {
     .await;
     agent.signal("TERM");
     assert_eq!(agent.exit_code(SOON).await, 0, "{}", agent.errors());
+
+    let lambda = LambdaApi::start().await;
+    let (mut extension, url) = world.extension(gate, &lambda).await;
+    let read = http_client().get(format!("{url}/v1/token/crm")).bearer_auth("session").send().await;
+    assert_eq!(read.expect("it answers").status(), 200);
+    lambda.shut_down(SOON);
+    assert_eq!(extension.exit_code(SOON).await, 0, "{}", extension.errors());
 }
 
 async fn keys_are_renewed(world: &World, [daemon, operator, keys]: [&Gate; 3]) {

@@ -127,7 +127,8 @@ fn write_token(out: &mut String, id: &ClientId, served: &Served, secret: impl Fn
     [first, second]
 }
 
-fn quote(out: &mut String, text: &str) {
+/// A string of JSON.
+pub(super) fn quote(out: &mut String, text: &str) {
     out.push('"');
     escape(out, text);
     out.push('"');
@@ -158,7 +159,7 @@ fn is_plain(text: &str) -> bool {
 }
 
 /// Zeroized once it has been sent.
-fn secret(text: String) -> Bytes {
+pub(super) fn secret(text: String) -> Bytes {
     Bytes::from_owner(Zeroizing::new(text.into_bytes()))
 }
 

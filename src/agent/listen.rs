@@ -39,7 +39,7 @@ pub enum Socket {
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The port.
-    #[error("cannot listen at {0}: another process may, or set agent.address")]
+    #[error("cannot listen at {0}: another process may; or set agent.address, or agent.drop_in.address")]
     Port(SocketAddr, #[source] io::Error),
     /// The file.
     #[error("cannot listen at {}", .0.display())]

@@ -69,7 +69,7 @@ pub(super) fn id(text: &str) -> Result<ClientId, Problem> {
 }
 
 /// RFC 3986 section 2.1, strictly.
-fn decode(segment: &str) -> Result<String, Problem> {
+pub(super) fn decode(segment: &str) -> Result<String, Problem> {
     let wrong = || malformed("a % in the path is not followed by two hexadecimal digits of ASCII");
     let mut bytes = segment.bytes();
     let mut decoded = String::with_capacity(segment.len());

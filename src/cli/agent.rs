@@ -11,12 +11,13 @@ use anyhow::{Context as _, anyhow};
 use arc_swap::ArcSwap;
 use clap::{Args, Subcommand};
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use super::meter::Meter;
 use super::{App, UsageError, files, output, shared_cache};
-use crate::agent::{self, Keys, Socket, keys};
-use crate::config::{Config, Profile};
+use crate::agent::{self, Keys, Manner, Socket, drop_in, keys};
+use crate::config::{Config, Profile, SecretForm};
 use crate::reader::{self, Overlaps, Reader};
 use crate::shutdown::Shutdown;
 use crate::store::{DynamoVault, Role};
@@ -30,9 +31,11 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// No file of keys is larger, in bytes.
 const LARGEST: u64 = 1 << 20;
 const NO_FILE: &str = "is no file of at most 1 MiB";
+/// Where a region has to be named and there is none.
+const SOME_REGION: &str = "us-east-1";
 
 /// The readers that there are, and what they were read from.
-struct KeysFile {
+pub(super) struct KeysFile {
     path: PathBuf,
     text: String,
     keys: Arc<ArcSwap<Keys>>,
@@ -113,52 +116,100 @@ fn reader_name(text: &str) -> Result<String, String> {
 }
 
 async fn serve(app: &App) -> anyhow::Result<ExitCode> {
-    let config = app.config();
-    let Logs { lines, .. } = telemetry::init(&config.log)?;
-    let meter = Meter::install(&config.metrics, lines)?;
-    let shutdown = Shutdown::listen().context("installing signal handlers")?;
-    let keys = keys_of(config)?;
-    let room = agent::make_room_for(config.agent.connections);
-    if room < config.agent.connections {
-        warn!(
-            room,
-            "the limit on open files (RLIMIT_NOFILE) is too low for agent.connections: raise it, or set fewer"
-        );
-    }
-    let sockets = sockets(config).await?;
-    let places: Vec<_> = sockets.iter().map(Socket::place).collect();
-    let store = app.store_for(Role::Reader).await?;
-    let readers = keys.as_ref().map(|file| Arc::clone(&file.keys));
-    let agent = Arc::new(agent_for(app, store, readers, &meter)?);
-    let sink = files::sink(app, agent.reader().clone())?;
-    info!(version = env!("CARGO_PKG_VERSION"), ?places, "answering");
-    let watching = keys.map(|file| tokio::spawn(follow(file, app.clock())));
-    let measured = Arc::clone(&agent);
-    let metering = meter.start(app.clock(), move || measured.measure());
-    let (answering, tending) =
-        (agent.serve(sockets, shutdown.drain.clone()), sink.run(shutdown.drain.clone()));
-    let mut serving = tokio::spawn(async { tokio::join!(answering, tending) });
-    let clock = app.clock();
-    let ended = tokio::select! {
-        ended = &mut serving => ended.map(|_| ()).map_err(|error| anyhow!("the agent ended: {error}")),
-        () = late(&shutdown, clock.as_ref()) => {
-            warn!("requests are under way still: leaving them");
-            Ok(())
-        }
-    };
-    metering.abort();
-    watching.inspect(tokio::task::JoinHandle::abort);
-    meter.finish();
-    ended.map(|()| ExitCode::SUCCESS)
+    let serving = Serving::start(app, Readers::configured).await?;
+    serving.asked_to_stop().await;
+    serving.end(DRAIN).await
 }
 
-/// The second signal, or the drain's end.
-async fn late(shutdown: &Shutdown, clock: &dyn Clock) {
-    shutdown.drain.cancelled().await;
-    tokio::select! {
-        () = shutdown.now.cancelled() => {}
-        () = clock.sleep(DRAIN) => {}
+/// Who may read.
+pub(super) enum Readers {
+    /// Every process of this machine.
+    Anybody,
+    /// Those of a file, which is followed.
+    File(KeysFile),
+    /// These.
+    Fixed(Keys),
+}
+
+/// An agent whose sockets are open.
+pub(super) struct Serving {
+    pub(super) agent: Arc<agent::Agent<DynamoVault>>,
+    pub(super) shutdown: Shutdown,
+    clock: Arc<dyn Clock>,
+    meter: Meter,
+    answering: JoinHandle<()>,
+    helpers: Vec<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Opens the log, the sockets and the table, and answers from then on.
+    pub(super) async fn start(
+        app: &App,
+        readers: impl FnOnce(&Config) -> anyhow::Result<Readers>,
+    ) -> anyhow::Result<Self> {
+        let config = app.config();
+        let Logs { lines, .. } = telemetry::init(&config.log)?;
+        let meter = Meter::install(&config.metrics, lines)?;
+        let shutdown = Shutdown::listen().context("installing signal handlers")?;
+        let readers = readers(config)?;
+        let room = agent::make_room_for(config.agent.connections);
+        if room < config.agent.connections {
+            warn!(
+                room,
+                "the limit on open files (RLIMIT_NOFILE) is too low for agent.connections: raise it, or set fewer"
+            );
+        }
+        let sockets = sockets(config).await?;
+        let (places, drop_in) = (places(&sockets, Manner::Own), places(&sockets, Manner::DropIn));
+        let store = app.store_for(Role::Reader).await?;
+        let agent = Arc::new(agent_for(app, store, readers.keys(), &meter)?);
+        let sink = files::sink(app, agent.reader().clone())?;
+        info!(version = env!("CARGO_PKG_VERSION"), ?places, ?drop_in, "answering");
+        let measured = Arc::clone(&agent);
+        let mut helpers = vec![meter.start(app.clock(), move || measured.measure())];
+        if let Readers::File(file) = readers {
+            helpers.push(tokio::spawn(follow(file, app.clock())));
+        }
+        let answering = Arc::clone(&agent).serve(sockets, shutdown.drain.clone());
+        let tending = sink.run(shutdown.drain.clone());
+        let answering = tokio::spawn(async { _ = tokio::join!(answering, tending) });
+        Ok(Self { agent, shutdown, clock: app.clock(), meter, answering, helpers })
     }
+
+    /// Until a signal asks for it, or nobody answers any more, which only a mistake of ours would bring about.
+    pub(super) async fn asked_to_stop(&self) {
+        while !self.answering.is_finished() {
+            tokio::select! {
+                () = self.shutdown.drain.cancelled() => return,
+                () = self.clock.sleep(LOOK) => {}
+            }
+        }
+    }
+
+    /// Lets what is under way end, for at most so long, and not after a second signal.
+    pub(super) async fn end(mut self, drain: Duration) -> anyhow::Result<ExitCode> {
+        self.shutdown.drain.cancel();
+        let late = async {
+            tokio::select! {
+                () = self.shutdown.now.cancelled() => {}
+                () = self.clock.sleep(drain) => {}
+            }
+        };
+        let ended = tokio::select! {
+            ended = &mut self.answering => ended.map_err(|error| anyhow!("the agent ended: {error}")),
+            () = late => {
+                warn!("requests are under way still: leaving them");
+                Ok(())
+            }
+        };
+        self.helpers.iter().for_each(JoinHandle::abort);
+        self.meter.finish();
+        ended.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+fn places(sockets: &[(Socket, Manner)], wanted: Manner) -> Vec<String> {
+    sockets.iter().filter(|(_, manner)| *manner == wanted).map(|(socket, _)| socket.place()).collect()
 }
 
 fn agent_for(
@@ -184,6 +235,7 @@ fn agent_for(
         connections: own.connections,
         waiting: own.waiting,
         rejection_interval: own.rejections.then_some(own.rejection_interval),
+        drop_in: own.drop_in.address.map(|_| drop_in_settings(app.config())),
     };
     Ok(agent::Agent::new(reader, store, app.clock(), keys, Some(meter.exporter()), settings))
 }
@@ -193,20 +245,36 @@ fn overlaps(config: &Config) -> Box<Overlaps> {
     Box::new(move |name: &str| providers.get(name).and_then(|provider| provider.overlap))
 }
 
-async fn sockets(config: &Config) -> anyhow::Result<Vec<Socket>> {
+fn drop_in_settings(config: &Config) -> drop_in::Settings {
+    let own = &config.agent.drop_in;
+    let form = match own.form {
+        SecretForm::Json => drop_in::Form::Json,
+        SecretForm::Plain => drop_in::Form::Plain,
+    };
+    let region = config.store.region.as_deref().unwrap_or(SOME_REGION).to_owned();
+    drop_in::Settings { names: own.names.clone(), form, region }
+}
+
+async fn sockets(config: &Config) -> anyhow::Result<Vec<(Socket, Manner)>> {
     let own = &config.agent;
-    let mut sockets = vec![Socket::tcp(own.address).await?];
+    let mut sockets = vec![(Socket::tcp(own.address).await?, Manner::Own)];
     if let Some(path) = &own.socket {
         let mut users = own.socket_users.clone();
         users.push(rustix::process::geteuid().as_raw());
-        sockets.push(Socket::unix(path, users)?);
+        sockets.push((Socket::unix(path, users)?, Manner::Own));
+    }
+    if let Some(address) = own.drop_in.address {
+        sockets.push((Socket::tcp(address).await?, Manner::DropIn));
     }
     Ok(sockets)
 }
 
-/// The readers that there are; `None` where anybody on this machine may read.
-fn keys_of(config: &Config) -> anyhow::Result<Option<KeysFile>> {
-    let Some(file) = &config.agent.keys_file else {
+impl Readers {
+    /// Those of the file of keys, where there is one.
+    fn configured(config: &Config) -> anyhow::Result<Self> {
+        if let Some(readers) = Self::of_file(config)? {
+            return Ok(readers);
+        }
         if config.profile == Profile::Production {
             return Err(UsageError(
                 "agent.keys_file is not set: under the production profile every reader needs a key; make one with \
@@ -216,13 +284,27 @@ fn keys_of(config: &Config) -> anyhow::Result<Option<KeysFile>> {
             .into());
         }
         warn!("no agent.keys_file is set: every process of this machine may read every token");
-        return Ok(None);
-    };
-    let wrong = |why: String| UsageError(format!("agent.keys_file, {}: {why}", file.display()));
-    let text = read(file).map_err(|error| wrong(error.to_string()))?;
-    let keys = parse(&text).map_err(wrong)?;
-    info!(readers = keys.len(), "readers' keys are read");
-    Ok(Some(KeysFile { path: file.clone(), text, keys: Arc::new(ArcSwap::from_pointee(keys)) }))
+        Ok(Self::Anybody)
+    }
+
+    /// None where no file is set.
+    pub(super) fn of_file(config: &Config) -> anyhow::Result<Option<Self>> {
+        let Some(file) = &config.agent.keys_file else { return Ok(None) };
+        let wrong = |why: String| UsageError(format!("agent.keys_file, {}: {why}", file.display()));
+        let text = read(file).map_err(|error| wrong(error.to_string()))?;
+        let keys = parse(&text).map_err(wrong)?;
+        info!(readers = keys.len(), "readers' keys are read");
+        let keys = Arc::new(ArcSwap::from_pointee(keys));
+        Ok(Some(Self::File(KeysFile { path: file.clone(), text, keys })))
+    }
+
+    fn keys(&self) -> Option<Arc<ArcSwap<Keys>>> {
+        match self {
+            Self::Anybody => None,
+            Self::File(file) => Some(Arc::clone(&file.keys)),
+            Self::Fixed(keys) => Some(Arc::new(ArcSwap::from_pointee(keys.clone()))),
+        }
+    }
 }
 
 /// Anything but a regular file may never end, or never begin.

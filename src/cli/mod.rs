@@ -19,6 +19,7 @@ mod iam;
 mod import_token;
 mod judge;
 mod keys;
+mod lambda;
 mod list;
 mod man;
 mod meter;
@@ -97,6 +98,7 @@ enum Command {
     Top(top::Top),
     Get(get::Get),
     Agent(agent::Agent),
+    LambdaExtension(lambda::LambdaExtension),
     Healthcheck(healthcheck::Healthcheck),
     #[command(subcommand)]
     Spill(spill::SpillCommand),
@@ -110,6 +112,8 @@ enum Command {
     Completions(completions::Completions),
     Man(man::Man),
 }
+
+pub use lambda::arguments;
 
 /// Runs a command to its end.
 pub async fn run(cli: Cli) -> ExitCode {
@@ -137,6 +141,8 @@ impl Cli {
         match &self.command {
             Command::Completions(command) => return command.run(),
             Command::Man(command) => return command.run(),
+            // AWS Lambda is told what is wrong with the configuration.
+            Command::LambdaExtension(command) => return Box::pin(command.run(self.config)).await,
             _ => {}
         }
         let mut app = App::load(self.config)?;
@@ -158,6 +164,7 @@ impl Cli {
             Command::Seal(command) => Box::pin(command.run(&app)).await,
             Command::Why(command) => Box::pin(command.run(&app)).await,
             Command::Iam(command) => command.run(&app),
+            Command::LambdaExtension(command) => Box::pin(command.run(None)).await,
             Command::Completions(command) => command.run(),
             Command::Man(command) => command.run(),
         }

@@ -10,8 +10,8 @@ use url::Url;
 use super::kind::human;
 use super::reader::Reader;
 use super::{
-    Agent, AgentFile, Config, Discovery, Ecs, Health, Log, Maintenance, Metrics, Profile, Refresh, Sealing,
-    SealingMode, Secrets, SharedCache, Shutdown, Spill, Store, StoreKind,
+    Agent, AgentFile, Config, Discovery, DropIn, Ecs, Health, Lambda, Log, Maintenance, Metrics, Profile,
+    Refresh, Sealing, SealingMode, Secrets, SharedCache, Shutdown, Spill, Store, StoreKind,
 };
 use crate::client::allowance::Rules as SecretRules;
 use crate::client::outbound::{Outbound, network};
@@ -54,6 +54,7 @@ pub(super) fn config(
     let spill = spill(r, &sealing);
     let shared_cache = shared_cache(r, &store, profile);
     let agent = agent(r);
+    let lambda = lambda(r);
     let secrets = secrets(r, profile);
     let refresh = refresh?;
     Some(Config {
@@ -74,6 +75,7 @@ pub(super) fn config(
         sealing,
         shared_cache,
         agent,
+        lambda,
         secrets,
         providers,
     })
@@ -321,12 +323,19 @@ fn shared_cache(r: &mut Reader, store: &Store, profile: Profile) -> SharedCache 
 
 fn agent(r: &mut Reader) -> Agent {
     let address = r.address("agent.address");
-    if !address.ip().is_loopback() {
-        r.refuse(
-            &["agent.address"],
-            "tokens would leave this machine, unencrypted",
-            "use an address of 127.0.0.0/8 or ::1; other machines run an agent of their own",
-        );
+    let drop_in = DropIn {
+        address: r.optional_address("agent.drop_in.address"),
+        names: r.list("agent.drop_in.names"),
+        form: r.choice("agent.drop_in.form"),
+    };
+    for (key, address) in [("agent.address", Some(address)), ("agent.drop_in.address", drop_in.address)] {
+        if address.is_some_and(|address| !address.ip().is_loopback()) {
+            r.refuse(
+                &[key],
+                "tokens would leave this machine, unencrypted",
+                "use an address of 127.0.0.0/8 or ::1; other machines run an agent of their own",
+            );
+        }
     }
     Agent {
         address,
@@ -342,6 +351,7 @@ fn agent(r: &mut Reader) -> Agent {
         waiting: r.integer("agent.waiting"),
         rejections: r.flag("agent.rejections"),
         rejection_interval: r.duration("agent.rejection_interval"),
+        drop_in,
         files: agent_files(r),
     }
 }
@@ -387,6 +397,12 @@ fn agent_file(r: &mut Reader, name: &str) -> Option<AgentFile> {
     let (on_change, on_change_timeout) = (r.list(&key("on_change")), r.duration(&key("on_change_timeout")));
     let (client, path) = (ClientId::new(&client?).ok()?, path?.into());
     Some(AgentFile { client, path, format, mode, group, on_change, on_change_timeout })
+}
+
+fn lambda(r: &mut Reader) -> Lambda {
+    // Elements that do not fit have been refused.
+    let warm = r.list("lambda.warm").into_iter().filter_map(|id| ClientId::new(id).ok()).collect();
+    Lambda { clients: r.list("lambda.clients"), warm }
 }
 
 fn secrets(r: &mut Reader, profile: Profile) -> Secrets {

@@ -96,6 +96,26 @@ pub(super) fn user(id: &str) -> Result<(), String> {
     refuse(id.parse::<u32>().is_err(), "is not a numeric user id")
 }
 
+/// A template of a secret's name ("Name" in "CreateSecret" of the AWS Secrets Manager API Reference).
+pub(super) fn secret_name(template: &str) -> Result<(), String> {
+    const PLACE: &str = "{client}";
+    let around = template.split_once(PLACE).ok_or("has no {client} in it")?;
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"/_+=.@-".contains(&byte);
+    let rest = format!("{}{}", around.0, around.1);
+    refuse(!rest.bytes().all(allowed), "has a character that a secret's name cannot have")?;
+    refuse(rest.len() > 512 - PLACE.len(), "is longer than a secret's name can be")
+}
+
+/// A client's id.
+pub(super) fn client_id(id: &str) -> Result<(), String> {
+    refuse(ClientId::new(id).is_err(), "is no client id")
+}
+
+/// A client's id with `*` in it.
+pub(super) fn client_pattern(pattern: &str) -> Result<(), String> {
+    refuse(ClientId::new(pattern.replace('*', "x")).is_err(), "fits no client id")
+}
+
 /// A network that a provider's requests may go to.
 pub(super) fn network(network: &str) -> Result<(), String> {
     outbound::network(network).map(|_| ()).map_err(str::to_owned)

@@ -218,6 +218,13 @@ impl Reader {
         address
     }
 
+    pub(super) fn optional_address(&mut self, dotted: &str) -> Option<std::net::SocketAddr> {
+        match self.resolve(dotted, None)? {
+            Typed::Address(address) => Some(address),
+            _ => mismatch(dotted),
+        }
+    }
+
     /// One of an enum's names: the schema's words are those that its `Deserialize` takes.
     pub(super) fn choice<T: DeserializeOwned>(&mut self, dotted: &str) -> T {
         let word = self.required(dotted, None);

@@ -50,6 +50,7 @@ const CLASSES: &[(&str, Reload)] = &[
     ("sealing.", Restart("keys are read once, at the start")),
     ("shared_cache.", Restart("it is connected to by what was read at the start")),
     ("agent.", Restart("an agent reads it once, at the start")),
+    ("lambda.", Restart("an extension reads it once, at the start")),
     ("secrets.", Restart("what may be followed is settled at the start, with the environment")),
     ("providers.", Live),
 ];

@@ -138,6 +138,21 @@ impl Sources {
         self.set("ECS_AGENT_URI")
     }
 
+    /// Where the APIs of AWS Lambda's runtimes and extensions are: a host and a port ("Using the Lambda Extensions API" in
+    /// the AWS Lambda Developer Guide).
+    pub fn lambda_runtime_api(&self) -> Option<&str> {
+        self.set("AWS_LAMBDA_RUNTIME_API")
+    }
+
+    /// What a function's own processes know and nobody else: its session token, or, with SnapStart, the token for its
+    /// credentials ("Defined runtime environment variables" in the same guide). AWS's own agent takes it for its key.
+    pub fn lambda_session_token(&self) -> Option<&Secret> {
+        ["AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"]
+            .iter()
+            .find(|name| self.set(name).is_some())
+            .and_then(|name| self.environment.get(*name))
+    }
+
     pub(super) fn path(&self) -> Option<PathBuf> {
         self.path.clone().or_else(|| self.set(PATH_VARIABLE).map(PathBuf::from))
     }

@@ -11,7 +11,8 @@ use perennial::iam::Role;
 use super::gate::Gate;
 use crate::support::iam::Policy;
 use crate::support::{
-    Auth, Deployment, DynamoLocal, EcsAgent, Moto, Process, StrictProvider, commands, part, snapshot,
+    Auth, Deployment, DynamoLocal, EcsAgent, LambdaApi, Moto, Process, StrictProvider, commands, part,
+    snapshot,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -55,6 +56,7 @@ pub(crate) const COMMANDS: &[(&str, &[Role])] = &[
     ("get", READER),
     ("agent", AGENT),
     ("agent key", NOBODY),
+    ("lambda-extension", AGENT),
     ("healthcheck", NOBODY),
     ("spill list", OPERATOR),
     ("spill replay", OPERATOR),
@@ -230,6 +232,25 @@ impl World {
         let agent = self.deployment.start(&["agent"], &[&gate.variables()[..], &settings].concat()).await;
         let url = crate::support::agent_url(&agent).await;
         (agent, url)
+    }
+
+    /// The same as an extension of AWS Lambda, once it waits for events.
+    pub(crate) async fn extension(&self, gate: &Gate, lambda: &LambdaApi) -> (Process, String) {
+        self.performed
+            .lock()
+            .expect("nobody panicked")
+            .insert(("lambda-extension".into(), gate.name().to_owned()));
+        let settings = [
+            ("PERENNIAL__AGENT__ADDRESS", "127.0.0.1:0"),
+            ("PERENNIAL__LAMBDA__WARM", "crm"),
+            ("AWS_LAMBDA_RUNTIME_API", lambda.address()),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "session"),
+        ];
+        let extension =
+            self.deployment.start(&["lambda-extension"], &[&gate.variables()[..], &settings].concat()).await;
+        lambda.begun().await;
+        let url = crate::support::agent_url(&extension).await;
+        (extension, url)
     }
 
     /// What the readers of the examples print.

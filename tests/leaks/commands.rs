@@ -44,6 +44,8 @@ const RUNS: &[Run] = &[
     run("run", &["--once", "--max-wait", "1s"]).says(1, 1),
     run("get", &["good"]),
     run("agent key", &["reader"]).alone(),
+    // Only AWS Lambda starts it.
+    run("lambda-extension", &[]).alone().says(2, 2),
     run("status", &[]).alone().says(2, 2),
     run("fleet", &[]),
     run("top", &["--once"]),

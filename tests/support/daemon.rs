@@ -274,10 +274,20 @@ fn ended(command: &mut Command, arguments: &[&str]) -> Output {
 
 /// Where an agent answers.
 pub(crate) async fn agent_url(agent: &Process) -> String {
+    format!("http://{}", place_of(agent, "places").await)
+}
+
+/// The port at which an agent answers as AWS's does.
+pub(crate) async fn drop_in_port(agent: &Process) -> u16 {
+    let place = place_of(agent, "drop_in").await;
+    place.rsplit(':').next().and_then(|port| port.parse().ok()).expect("an address with a port")
+}
+
+async fn place_of(agent: &Process, kind: &str) -> String {
     wait_for(Duration::from_secs(60), "the agent's address", async || {
         let lines = log_lines(&agent.errors());
         let line = lines.iter().find(|line| line["message"] == "answering")?;
-        Some(format!("http://{}", line["places"].as_str()?.split('"').nth(1)?))
+        Some(line[kind].as_str()?.split('"').nth(1)?.to_owned())
     })
     .await
 }

@@ -1,9 +1,11 @@
 //! A network between a program and its server that can be cut, closed and mended.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use tokio::io::copy_bidirectional;
+use tokio::io::{AsyncReadExt as _, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -16,6 +18,8 @@ enum Line {
     Cut,
     /// Nobody listens.
     Closed,
+    /// Connections that are open take what is sent, and lead nowhere any more; new ones are whole.
+    Forgotten,
 }
 
 /// Passes connections on to one server while it is whole. It ends with this.
@@ -23,6 +27,7 @@ pub(crate) struct Proxy {
     url: String,
     address: SocketAddr,
     line: watch::Sender<Line>,
+    swallowed: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -36,8 +41,9 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let (line, seen) = watch::channel(Line::Whole);
-        let accepting = tokio::spawn(accept(listener, address, server, seen));
-        Self { url: format!("http://{address}"), address, line, accepting }
+        let swallowed = Arc::<AtomicUsize>::default();
+        let accepting = tokio::spawn(accept(listener, address, server, seen, Arc::clone(&swallowed)));
+        Self { url: format!("http://{address}"), address, line, swallowed, accepting }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -59,6 +65,16 @@ impl Proxy {
         self.line.send_replace(Line::Closed);
     }
 
+    /// Forgets the connections that are open, as a NAT gateway does: nobody is told, and what is sent there is lost.
+    pub(crate) fn forget(&self) {
+        self.line.send_replace(Line::Forgotten);
+    }
+
+    /// Bytes that were sent into forgotten connections.
+    pub(crate) fn swallowed(&self) -> usize {
+        self.swallowed.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn mend(&self) {
         self.line.send_replace(Line::Whole);
     }
@@ -76,14 +92,16 @@ async fn accept(
     address: SocketAddr,
     server: String,
     mut line: watch::Receiver<Line>,
+    swallowed: Arc<AtomicUsize>,
 ) {
     let mut seen = line.clone();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((near, _)) = accepted else { return };
-                if *seen.borrow() == Line::Whole {
-                    tokio::spawn(pass(near, server.clone(), seen.clone()));
+                let begun = *seen.borrow();
+                if matches!(begun, Line::Whole | Line::Forgotten) {
+                    tokio::spawn(pass(near, server.clone(), begun, seen.clone(), Arc::clone(&swallowed)));
                 }
                 continue;
             }
@@ -103,10 +121,27 @@ async fn accept(
     }
 }
 
-async fn pass(mut near: TcpStream, server: String, mut line: watch::Receiver<Line>) {
+async fn pass(
+    mut near: TcpStream,
+    server: String,
+    begun: Line,
+    mut line: watch::Receiver<Line>,
+    swallowed: Arc<AtomicUsize>,
+) {
     let Ok(mut far) = TcpStream::connect(server).await else { return };
+    let is_over = |line: &Line| match line {
+        Line::Whole => false,
+        Line::Forgotten => begun == Line::Whole,
+        Line::Cut | Line::Closed => true,
+    };
     tokio::select! {
-        _ = line.wait_for(|line| *line != Line::Whole) => {}
-        _ = copy_bidirectional(&mut near, &mut far) => {}
+        over = line.wait_for(is_over) => if over.is_err() { return },
+        _ = copy_bidirectional(&mut near, &mut far) => return,
+    }
+    if *line.borrow() == Line::Forgotten {
+        let mut lost = [0; 1024];
+        while let Ok(read @ 1..) = near.read(&mut lost).await {
+            swallowed.fetch_add(read, Ordering::Relaxed);
+        }
     }
 }

@@ -522,6 +522,36 @@ pub(in crate::config) static KEYS: &[Key] = &[
         "How long that may take before it is killed.",
     ),
     key(
+        "agent.drop_in.address",
+        Kind::Address,
+        Unset,
+        "A further port, where it answers as AWS's Secrets Manager Agent and Lambda extension do (theirs is 2773): loopback only.",
+    ),
+    key(
+        "agent.drop_in.names",
+        Kind::List("names of secrets with `{client}` in them", check::secret_name),
+        Is("{client}"),
+        "What secrets are called there, as in \"prod/oauth/{client}\": the first that fits says whose token it is.",
+    ),
+    key(
+        "agent.drop_in.form",
+        Kind::Choice(&["json", "plain"]),
+        Is("json"),
+        "What `SecretString` is there: the token's JSON, or the access token alone.",
+    ),
+    key(
+        "lambda.clients",
+        Kind::List("patterns of client ids, with `*` for any characters", check::client_pattern),
+        Is("*"),
+        "As an extension of AWS Lambda, without agent.keys_file: whose tokens the function may read with its session token.",
+    ),
+    key(
+        "lambda.warm",
+        Kind::List("client ids", check::client_id),
+        Is(""),
+        "Whose tokens an extension reads before the function begins.",
+    ),
+    key(
         "secrets.allow",
         Kind::List(
             "references in which `*` stands for anything but `/`, in an ARN also but `:`",

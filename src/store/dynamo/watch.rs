@@ -2,18 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
+use std::time::{Duration, UNIX_EPOCH};
 
 use aws_smithy_runtime_api::box_error::BoxError;
 use aws_smithy_runtime_api::client::interceptors::Intercept;
-use aws_smithy_runtime_api::client::interceptors::context::AfterDeserializationInterceptorContextRef;
+use aws_smithy_runtime_api::client::interceptors::context::{
+    AfterDeserializationInterceptorContextRef, BeforeTransmitInterceptorContextRef,
+};
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
 use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
-use aws_smithy_types::config_bag::ConfigBag;
+use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 
 use super::super::Vitals;
 use super::error::is_throttle;
-use crate::time::{Clock, Timestamp};
+use crate::time::{Clock, Moment, Timestamp};
+
+/// An answer that took longer, by either clock, tells a time that is over: the machine stood still meanwhile. Attempts
+/// are given up sooner.
+const CURRENT: Duration = Duration::from_secs(10);
 
 pub(super) struct Watch {
     vitals: Arc<Vitals>,
@@ -24,6 +30,14 @@ impl Watch {
     pub(super) fn new(vitals: Arc<Vitals>, clock: Arc<dyn Clock>) -> Self {
         Self { vitals, clock }
     }
+}
+
+/// When an attempt began, by both clocks.
+#[derive(Debug)]
+struct Begun(Moment, Timestamp);
+
+impl Storable for Begun {
+    type Storer = StoreReplace<Self>;
 }
 
 impl fmt::Debug for Watch {
@@ -38,19 +52,35 @@ impl Intercept for Watch {
         "Watch"
     }
 
+    fn read_before_transmit(
+        &self,
+        _: &BeforeTransmitInterceptorContextRef<'_>,
+        _: &RuntimeComponents,
+        config: &mut ConfigBag,
+    ) -> Result<(), BoxError> {
+        config.interceptor_state().store_put(Begun(self.clock.moment(), self.clock.now()));
+        Ok(())
+    }
+
     fn read_after_deserialization(
         &self,
         context: &AfterDeserializationInterceptorContextRef<'_>,
         _: &RuntimeComponents,
-        _: &mut ConfigBag,
+        config: &mut ConfigBag,
     ) -> Result<(), BoxError> {
         let response = context.response();
-        self.vitals.answered(self.clock.as_ref(), date(response));
+        let now = (self.clock.moment(), self.clock.now());
+        let is_current = config.load::<Begun>().is_none_or(|begun| is_current(begun, now));
+        self.vitals.answered(self.clock.as_ref(), date(response).filter(|_| is_current));
         if throttles(response) {
             self.vitals.throttled();
         }
         Ok(())
     }
+}
+
+fn is_current(begun: &Begun, now: (Moment, Timestamp)) -> bool {
+    now.0.since(begun.0) < CURRENT && now.1.since(begun.1) < CURRENT
 }
 
 /// RFC 9110 section 6.6.1.
@@ -92,6 +122,16 @@ mod tests {
         assert!(throttles(&response(400, r#"{"__type":"ThrottlingException"}"#)));
         assert!(!throttles(&response(400, r#"{"__type":"x#ConditionalCheckFailedException"}"#)));
         assert!(!throttles(&response(500, "<html>")));
+    }
+
+    #[test]
+    fn an_answer_from_before_a_freeze_tells_no_time() {
+        let at = |steady: u64, wall: i64| {
+            (Moment::from_origin(Duration::from_secs(steady)), Timestamp::from_secs(wall))
+        };
+        let begun = Begun(at(100, 1000).0, at(100, 1000).1);
+        assert!(is_current(&begun, at(102, 1002)) && is_current(&begun, at(101, 900)));
+        assert!(!is_current(&begun, at(101, 4600)) && !is_current(&begun, at(3700, 1001)));
     }
 
     #[test]
