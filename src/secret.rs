@@ -52,29 +52,34 @@ impl Secret {
 
 /// A secret that is handed out again and again: clones share its memory, which is zeroized with the last of them.
 #[derive(Clone)]
-pub struct Shared(Bytes);
+pub struct Shared {
+    text: Arc<Zeroizing<String>>,
+    /// The same memory.
+    bytes: Bytes,
+}
 
 impl Shared {
     /// The text itself, as [`Secret::expose`].
     pub fn expose(&self) -> &str {
-        std::str::from_utf8(&self.0).expect("it was a string")
+        &self.text
     }
 
     /// The same for a connection, without copying it.
     pub fn expose_bytes(&self) -> Bytes {
-        self.0.clone()
+        self.bytes.clone()
     }
 }
 
 impl From<Secret> for Shared {
     fn from(secret: Secret) -> Self {
-        Self(Bytes::from_owner(Owner(secret.text)))
+        let text = Arc::new(secret.text);
+        Self { bytes: Bytes::from_owner(Owner(Arc::clone(&text))), text }
     }
 }
 
 impl PartialEq for Shared {
     fn eq(&self, other: &Self) -> bool {
-        self.0 == other.0
+        self.text == other.text
     }
 }
 
@@ -86,7 +91,7 @@ impl fmt::Debug for Shared {
     }
 }
 
-struct Owner(Zeroizing<String>);
+struct Owner(Arc<Zeroizing<String>>);
 
 impl AsRef<[u8]> for Owner {
     fn as_ref(&self) -> &[u8] {

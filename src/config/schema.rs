@@ -2,6 +2,7 @@
 //! documentation all follow this one table; tests hold them to it.
 
 mod keys;
+mod providers;
 
 use super::check;
 use super::error::Fault;
@@ -9,6 +10,7 @@ use super::kind::Kind;
 use super::reload::{self, Reload};
 use super::spelling::distance;
 use keys::KEYS;
+use providers::PROVIDERS;
 
 /// A key. A `*` in its path stands for a name that the operator chooses.
 pub(super) struct Key {
@@ -42,6 +44,10 @@ const NAMES: [(&str, NameCheck); 4] = [
     ("providers.*.headers.*", check::header_name),
 ];
 
+fn keys() -> impl Iterator<Item = &'static Key> {
+    [KEYS, PROVIDERS].into_iter().flatten()
+}
+
 /// A key as documentation shows it.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct Reference {
@@ -59,7 +65,7 @@ pub struct Reference {
 
 /// Every key there is, in the order of the documentation.
 pub fn reference() -> Vec<Reference> {
-    KEYS.iter().map(Key::reference).collect()
+    keys().map(Key::reference).collect()
 }
 
 /// Where a path leads.
@@ -106,7 +112,7 @@ impl Key {
 /// Finds what takes the value at `path`.
 pub(super) fn find(path: &[String]) -> Place {
     let mut section = false;
-    for key in KEYS.iter().filter(|key| key.starts_with(path)) {
+    for key in keys().filter(|key| key.starts_with(path)) {
         if key.segments().count() == path.len() {
             return Place::Key(key);
         }
@@ -128,7 +134,7 @@ pub(super) fn check_name(path: &[String]) -> Result<(), Fault> {
 /// The environment variable nearest to a misspelt one, among those without a name of the operator's in them.
 pub(super) fn nearest_variable(variable: &str) -> Option<String> {
     let flat = |text: &str| text.replace("__", "_").to_ascii_lowercase();
-    let candidates = KEYS.iter().filter(|key| !key.path.contains('*')).map(|key| variable_of(key.path));
+    let candidates = keys().filter(|key| !key.path.contains('*')).map(|key| variable_of(key.path));
     let (distance, nearest) =
         candidates.map(|known| (distance(&flat(&known), &flat(variable)), known)).min()?;
     (distance <= 2).then_some(nearest)
@@ -149,7 +155,7 @@ pub(super) fn sounds_secret(name: &str) -> bool {
 
 fn nearest_sibling(path: &[String]) -> Option<&'static str> {
     let (name, parent) = path.split_last()?;
-    let siblings = KEYS.iter().filter(|key| key.starts_with(parent));
+    let siblings = keys().filter(|key| key.starts_with(parent));
     let names = siblings.filter_map(|key| key.segments().nth(parent.len())).filter(|own| *own != "*");
     let (distance, nearest) = names.map(|own| (distance(own, name), own)).min()?;
     (distance <= 2 && distance < nearest.len()).then_some(nearest)
@@ -165,7 +171,7 @@ mod tests {
 
     #[test]
     fn every_default_fits_its_kind() {
-        for key in KEYS {
+        for key in keys() {
             if let Is(text) = key.default {
                 assert!(key.kind.parse(text).is_ok(), "{}", key.path);
             }
@@ -187,7 +193,7 @@ mod tests {
             "secrets.endpoint",
             "providers.*.token_url",
         ];
-        let open = KEYS.iter().filter(|key| sounds_secret(key.path) && !key.is_secret(&path(key.path)));
+        let open = keys().filter(|key| sounds_secret(key.path) && !key.is_secret(&path(key.path)));
         assert_eq!(open.map(|key| key.path).collect::<Vec<_>>(), harmless);
         let Place::Key(header) = find(&path("providers.acme.headers.accept")) else { panic!("a key") };
         assert!(header.is_secret(&path("providers.acme.headers.accept")));
