@@ -109,6 +109,7 @@ pub struct Agent<S> {
     keys: Option<Arc<ArcSwap<Keys>>>,
     rejections: Option<Rejections>,
     waiting: Semaphore,
+    nobodies: stand_in::Nobodies,
     connections: Arc<Connections>,
     exporter: Option<Arc<metrics::Exporter>>,
 }
@@ -130,6 +131,7 @@ impl<S: Store> Agent<S> {
             keys,
             rejections: settings.rejection_interval.map(Rejections::new),
             waiting: Semaphore::new(settings.waiting),
+            nobodies: stand_in::Nobodies::default(),
             connections: Connections::new(settings.connections),
             exporter,
             settings,
