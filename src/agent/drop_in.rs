@@ -183,7 +183,7 @@ fn named(id: &str) -> (Option<String>, &str, Option<&str>) {
 /// Whose token it is, where the name fits.
 fn client(template: &str, name: &str) -> Option<ClientId> {
     let (before, after) = template.split_once(PLACE)?;
-    ClientId::new(name.strip_prefix(before)?.strip_suffix(after)?).ok()
+    query::id(name.strip_prefix(before)?.strip_suffix(after)?).ok()
 }
 
 /// `GetSecretValue`'s answer. A version that is not the current is not there any more: an old token is of no use.
@@ -329,6 +329,7 @@ fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Answer
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::keys;
 
     fn settings() -> Settings {
         let names = ["prod/oauth/{client}", "{client}/token"].map(str::to_owned).to_vec();
@@ -360,6 +361,10 @@ mod tests {
             let absent = Err(Problem::Refused(Refusal::Absent));
             assert_eq!(by_query(&format!("secretId={nobody}")), absent, "{nobody}");
         }
+        // A key in a name's place does not go on to the table, and into logs.
+        let key = keys::new_key();
+        let swapped = by_query(&format!("secretId={}/token", key.expose()));
+        assert_eq!(swapped, Err(Problem::Refused(Refusal::Absent)));
     }
 
     #[test]
