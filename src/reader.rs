@@ -228,10 +228,13 @@ impl<S: Store> Reader<S> {
     /// when there is an answer, or none.
     pub async fn confirm(&self, id: &ClientId, since: Moment) {
         let slot = self.0.slot(id);
-        while slot.entry.load().asked_table.is_none_or(|asked| asked < since) {
+        // What was seen before a freeze was not seen just now, whatever the steady clock says.
+        let mut is_old = freshness::has_jumped(&slot.entry.load(), self.0.now());
+        while is_old || slot.entry.load().asked_table.is_none_or(|asked| asked < since) {
             let ended = slot.ended.notified();
             self.0.ask(&slot, Question::Table);
             ended.await;
+            is_old = false;
         }
     }
 

@@ -48,7 +48,7 @@ impl<S: Store> Agent<S> {
             Ok(answer) => answer,
             Err(trouble) => {
                 if let Trouble::Problem(problem) = &trouble {
-                    audit(problem, head);
+                    audit(problem, head.uri.path());
                 }
                 drop_in::trouble(&trouble)
             }

@@ -223,7 +223,7 @@ impl Sighting {
     /// Whether a token that a newer one may have replaced is still good with certainty.
     fn is_within_overlap(&self, now: Now) -> bool {
         let Some(overlap) = self.overlap else { return true };
-        let confirmed = now.moment.since(self.seen) <= overlap;
+        let confirmed = now.moment.since(self.seen).max(now.wall.since(self.seen_at)) <= overlap;
         let due = self.token.as_ref().map_or(Timestamp::EPOCH, due);
         confirmed || now.wall <= due.plus(overlap)
     }
@@ -317,10 +317,13 @@ fn generation(sighting: &Sighting) -> Gen {
 
 /// Whether the table is to be asked, with or without somebody who needs it.
 pub fn is_due(entry: &Entry, now: Now) -> bool {
-    // The machine was frozen, or its clock set: what was planned on the steady clock means nothing any more.
-    let has_jumped =
-        entry.asked.is_some_and(|then| now.wall.since(then.wall) > now.moment.since(then.moment) + JUMP);
-    has_jumped || now.moment >= entry.check_at
+    has_jumped(entry, now) || now.moment >= entry.check_at
+}
+
+/// Whether the machine was frozen since the last question, or its clock set: what was planned on the steady clock means
+/// nothing any more.
+pub fn has_jumped(entry: &Entry, now: Now) -> bool {
+    entry.asked.is_some_and(|then| now.wall.since(then.wall) > now.moment.since(then.moment) + JUMP)
 }
 
 /// When to ask again, in seconds that a client can be told.
