@@ -4,14 +4,16 @@ mod support;
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
 use serde_json::Value;
 use support::redis::{READER, WRITER};
 use support::{
-    Auth, Deployment, DynamoLocal, Process, Proxy, Redis, StrictProvider, agent_url, health_url, http_client,
-    log_lines, wait_for, wait_until,
+    Auth, Deployment, DynamoLocal, Front, Process, Proxy, Redis, StrictProvider, agent_url, health_url,
+    http_client, log_lines, wait_for, wait_until,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -101,6 +103,19 @@ impl World {
         }
     }
 
+    /// Gives a client an access token, as an operator does.
+    async fn import(&self, id: &str, access: &str) {
+        let given = self.provider.seed("app").await.refresh_token;
+        let (refresh, access) = (
+            self.deployment.secret_file("imported", &given),
+            self.deployment.secret_file("imported.access", access),
+        );
+        let (refresh, access) = (refresh.display().to_string(), access.display().to_string());
+        let what = ["clients", "import-token", id, "--replace", "--expires-in", "1h"];
+        let files = ["--refresh-token-file", &refresh, "--access-token-file", &access];
+        self.deployment.ok(&[&what[..], &files].concat());
+    }
+
     /// Reads all clients over and over: no answer is an error, and no token dead.
     async fn read_all(&self, ids: &[&str], rounds: usize) {
         for id in ids.iter().cycle().take(rounds * ids.len()) {
@@ -126,8 +141,16 @@ impl World {
 }
 
 async fn daemon(deployment: &Deployment, user: (&'static str, &'static str)) -> Process {
+    daemon_with(deployment, user, &[]).await
+}
+
+async fn daemon_with(
+    deployment: &Deployment,
+    user: (&'static str, &'static str),
+    more: &[(&str, &str)],
+) -> Process {
     let health = [("PERENNIAL__HEALTH__ENABLED", "true"), ("PERENNIAL__HEALTH__ADDRESS", "127.0.0.1:0")];
-    deployment.daemon_with(&[&Redis::login(user)[..], &health].concat()).await
+    deployment.daemon_with(&[&Redis::login(user)[..], &health, more].concat()).await
 }
 
 async fn agent(
@@ -200,24 +223,7 @@ async fn an_operators_tokens_are_published_and_a_removed_clients_are_gone() {
     let world = World::new("600", "", &["acme-crm", "other"]).await;
     let before = world.published("acme-crm", -1).await["tok_gen"].as_i64().expect("a number");
     world.published("other", -1).await;
-    let given = world.provider.seed("app").await.refresh_token;
-    let (refresh, access) = (
-        world.deployment.secret_file("imported", &given),
-        world.deployment.secret_file("imported.access", "canary-imported"),
-    );
-    let (refresh, access) = (refresh.display().to_string(), access.display().to_string());
-    world.deployment.ok(&[
-        "clients",
-        "import-token",
-        "acme-crm",
-        "--replace",
-        "--refresh-token-file",
-        &refresh,
-        "--access-token-file",
-        &access,
-        "--expires-in",
-        "1h",
-    ]);
+    world.import("acme-crm", "canary-imported").await;
     let imported = world.published("acme-crm", before).await;
     assert_eq!(imported["access_token"], "canary-imported");
     world.deployment.ok(&["clients", "remove", "other", "--yes"]);
@@ -226,6 +232,47 @@ async fn an_operators_tokens_are_published_and_a_removed_clients_are_gone() {
     })
     .await;
     assert!(world.redis.value(&world.key("acme-crm")).is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[allow(clippy::disallowed_methods, reason = "the table is slow, and nobody waits for luck")]
+async fn a_slow_table_is_not_taken_for_a_server_that_is_away() {
+    let mut world = World::new("600", "", &["acme-crm"]).await;
+    world.published("acme-crm", -1).await;
+    world.daemon.signal("TERM");
+    assert_eq!(world.daemon.exit_code(SOON).await, 0);
+    let is_slow = Arc::new(AtomicBool::new(false));
+    let slow = Arc::clone(&is_slow);
+    let front = Front::before(DynamoLocal::shared().await.endpoint(), move |call| {
+        // Whoever refreshes asks for whole items, or for less.
+        let body = String::from_utf8_lossy(&call.body);
+        let asks = body.contains("TOKEN#ACCESS") && body.contains("\"access_token\"");
+        if asks && call.operation().contains("Get") && slow.load(Ordering::Relaxed) {
+            // For longer than the publisher waits for anybody.
+            tokio::task::block_in_place(|| std::thread::sleep(Duration::from_secs(4)));
+        }
+        None
+    })
+    .await;
+    let endpoint = [("PERENNIAL__STORE__ENDPOINT", front.url())];
+    world.daemon = daemon_with(&world.deployment, WRITER, &endpoint).await;
+    wait_until(SOON, "it is connected", async || said(&world.daemon, BACK) == 1).await;
+    // What stands there when it comes to know a client is no news.
+    world.refresh_all(&["acme-crm"]).await;
+    is_slow.store(true, Ordering::Relaxed);
+    world.import("acme-crm", "canary-first").await;
+    let health = health_url(&world.daemon).await;
+    wait_until(SOON, "it is not published", async || {
+        number(&health, "perennial_shared_cache_publications_total{outcome=\"failed\"}").await >= 1.0
+    })
+    .await;
+    is_slow.store(false, Ordering::Relaxed);
+    world.import("acme-crm", "canary-second").await;
+    wait_until(SOON, "the next is", async || {
+        world.redis.value(&world.key("acme-crm")).is_some_and(|entry| entry.contains("canary-second"))
+    })
+    .await;
+    assert_eq!((said(&world.daemon, BACK), said(&world.daemon, AWAY)), (1, 0), "one connection all the time");
 }
 
 #[tokio::test]

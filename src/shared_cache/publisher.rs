@@ -15,8 +15,16 @@ use crate::metrics;
 use crate::store::{News, Store, View};
 use crate::time::Clock;
 
-/// What one piece of news may take before the connection is given up.
+/// What the server may take over one piece of news before the connection is given up.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// What the table may take over one before it is left for the client's next refresh.
+const PATIENCE_WITH_TABLE: Duration = Duration::from_secs(2);
+
+/// What is to be done at the server.
+enum Deed {
+    Put(Item),
+    Remove,
+}
 
 /// Publishes what the queue holds.
 pub struct Publisher<S> {
@@ -41,10 +49,7 @@ impl<S: Store> Publisher<S> {
             // Taken only where there is somebody to take it to: until then fresher news overtakes it.
             let line = self.link.up().await;
             let Some((id, news)) = self.queue.take() else { continue };
-            let passed_on = tokio::select! {
-                passed_on = self.pass_on(&line, &id, &news) => passed_on,
-                () = self.clock.sleep(PATIENCE) => Err(CacheError::Unreachable("no answer in time".into())),
-            };
+            let passed_on = self.pass_on(&line, &id, &news).await;
             let back = match passed_on {
                 Ok(outcome) => {
                     metrics::SHARED_CACHE_PUBLICATIONS.add(&[outcome], 1);
@@ -77,22 +82,42 @@ impl<S: Store> Publisher<S> {
         }
     }
 
-    /// The outcome, in a word.
+    /// The outcome, in a word. A table that is slow says nothing about the server.
     async fn pass_on(&self, line: &Line, id: &ClientId, news: &News) -> Result<&'static str, CacheError> {
+        // What cannot be read is published with its next refresh.
+        let Some(deed) = self.deed(id, news).await else { return Ok("failed") };
+        let done = async {
+            match &deed {
+                Deed::Put(item) => self.put(line, id, item).await,
+                Deed::Remove => self.remove(line, id).await,
+            }
+        };
+        tokio::select! {
+            done = done => done,
+            () = self.clock.sleep(PATIENCE) => Err(CacheError::Unreachable("no answer in time".into())),
+        }
+    }
+
+    async fn deed(&self, id: &ClientId, news: &News) -> Option<Deed> {
         match news {
-            News::Stored(item) => self.put(line, id, item).await,
-            News::Removed => self.remove(line, id).await,
-            News::Changed => {
-                let read = self.store.load(&[Key::Token(id.clone())], View::Reader).await;
-                match read.map(|found| found.into_iter().next()) {
-                    Ok(Some((_, item))) => self.put(line, id, &item).await,
-                    Ok(None) => self.remove(line, id).await,
-                    // It is published with its next refresh.
-                    Err(error) => {
-                        debug!(client = %id, %error, "a token that changed could not be read");
-                        Ok("failed")
-                    }
-                }
+            News::Stored(item) => return Some(Deed::Put(item.clone())),
+            News::Removed => return Some(Deed::Remove),
+            News::Changed => {}
+        }
+        let keys = [Key::Token(id.clone())];
+        let read = tokio::select! {
+            read = self.store.load(&keys, View::Reader) => read,
+            () = self.clock.sleep(PATIENCE_WITH_TABLE) => {
+                debug!(client = %id, "a token that changed could not be read in time");
+                return None;
+            }
+        };
+        match read.map(|found| found.into_iter().next()) {
+            Ok(Some((_, item))) => Some(Deed::Put(item)),
+            Ok(None) => Some(Deed::Remove),
+            Err(error) => {
+                debug!(client = %id, %error, "a token that changed could not be read");
+                None
             }
         }
     }
