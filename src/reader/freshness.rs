@@ -223,7 +223,7 @@ impl Sighting {
     /// Whether a token that a newer one may have replaced is still good with certainty.
     fn is_within_overlap(&self, now: Now) -> bool {
         let Some(overlap) = self.overlap else { return true };
-        let confirmed = now.moment.since(self.seen) <= overlap;
+        let confirmed = now.moment.since(self.seen).max(now.wall.since(self.seen_at)) <= overlap;
         let due = self.token.as_ref().map_or(Timestamp::EPOCH, due);
         confirmed || now.wall <= due.plus(overlap)
     }
@@ -317,10 +317,13 @@ fn generation(sighting: &Sighting) -> Gen {
 
 /// Whether the table is to be asked, with or without somebody who needs it.
 pub fn is_due(entry: &Entry, now: Now) -> bool {
-    // The machine was frozen, or its clock set: what was planned on the steady clock means nothing any more.
-    let has_jumped =
-        entry.asked.is_some_and(|then| now.wall.since(then.wall) > now.moment.since(then.moment) + JUMP);
-    has_jumped || now.moment >= entry.check_at
+    has_jumped(entry, now) || now.moment >= entry.check_at
+}
+
+/// Whether the machine was frozen since the last question, or its clock set: what was planned on the steady clock means
+/// nothing any more.
+pub fn has_jumped(entry: &Entry, now: Now) -> bool {
+    entry.asked.is_some_and(|then| now.wall.since(then.wall) > now.moment.since(then.moment) + JUMP)
 }
 
 /// When to ask again, in seconds that a client can be told.
@@ -381,6 +384,20 @@ pub fn failed(entry: &Entry, refused: bool, asked: Now, now: Now, unit: f64) -> 
         asked_table: Some(asked.moment),
         told: entry.told,
     }
+}
+
+/// What is known once a question has brought `entry`, with `known` before it. A newer token may be expected, and looked for soon: an
+/// answer that has none, to a question that began before that look, does not put it off. `meanwhile`, if that became known
+/// after the question had begun.
+pub fn learned(entry: Entry, known: &Entry, meanwhile: bool) -> Entry {
+    let of = |entry: &Entry| entry.sighting.as_ref().map(|sighting| generation(sighting));
+    let is_expected = known.told.is_some() && known.asked_table.is_none();
+    let began_before = entry.asked.is_some_and(|asked| asked.moment < known.check_at);
+    if !is_expected || !began_before || of(&entry) > of(known) {
+        return entry;
+    }
+    let asked_table = entry.asked_table.filter(|_| !meanwhile);
+    Entry { check_at: entry.check_at.min(known.check_at), asked_table, ..entry }
 }
 
 fn next_look(sighting: &Sighting, max_age: Duration, now: Now, unit: f64) -> Duration {

@@ -113,6 +113,9 @@ fn an_old_generation_is_served_unconfirmed_no_longer_than_its_provider_lets_it_l
         judge(&cut_off, Want::default(), after(secs(3271))),
         Judgement::Refuse(Refusal::Unavailable(_))
     ));
+    // The steady clock stood still with the machine; the token was replaced meanwhile.
+    let thawed = Now { moment: Moment::default().plus(secs(1)), wall: WALL.plus(secs(3300)) };
+    assert!(matches!(judge(&entry, Want::default(), thawed), Judgement::Ask));
 }
 
 #[test]
