@@ -29,7 +29,7 @@ demo: ## See it work: a strict provider, an embedded store, the daemon
 # The integration tests come last, so that a run ends with what they say. The examples are built because tests start
 # them as processes. Benches are left out: they have no test harness, and would run for minutes.
 test: ## Run all tests, against the real parts (fetched once, from npm and PyPI)
-	scripts/parts.sh
+	scripts/parts.sh --all
 	$(CARGO) build --locked --examples
 	$(CARGO) test --locked --doc
 	$(CARGO) test --locked --lib --bins --examples

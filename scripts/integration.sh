@@ -16,10 +16,20 @@ named() { printf -- '--test\n%s\n' "$@"; }
 "$cargo" test --locked --test '*' --no-run
 log=$(mktemp)
 lane=
-trap 'rm -f "$log"; [ -z "$lane" ] || kill "$lane" 2>/dev/null || true' EXIT
+# Ends the lane with all that it has started.
+end() {
+    rm -f "$log"
+    [ -z "$lane" ] || { kill -- "-$lane" && wait "$lane"; } 2>/dev/null || true
+}
+trap end EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 mapfile -t arguments < <(named "${waiting[@]}")
-"$cargo" test --locked --no-fail-fast "${arguments[@]}" >"$log" 2>&1 &
+# In a process group of its own: what a script starts in the background does not hear of Ctrl-C.
+set -m
+"$cargo" test --locked --no-fail-fast "${arguments[@]}" >"$log" 2>&1 </dev/null &
 lane=$!
+set +m
 mapfile -t arguments < <(named "${others[@]}")
 failed=0
 "$cargo" test --locked --no-fail-fast "${arguments[@]}" || failed=1

@@ -1,7 +1,10 @@
 #!/usr/bin/env bash
 # Fetches the real parts that the tests run against: Amazon DynamoDB Local, moto for the other AWS services, the npm
-# packages of tests/parts and of the readers in examples/, a reader that was written for AWS's own agent, and libfaketime
-# where it can be had; in a container it also installs redis-server.
+# packages of tests/parts and of the readers in examples/, and libfaketime where it can be had.
+#
+#   scripts/parts.sh          what demonstrations and measurements need
+#   scripts/parts.sh --all    and what only the tests need: a reader that was written for AWS's own agent, and Redis, which it
+#                             installs itself in a container
 #
 # Idempotent, and quick when everything is there. Several processes may run it at once: one works, the others wait.
 # Everything lands in ignored folders of this checkout: .parts/ and node_modules/ beside each package.json.
@@ -55,9 +58,19 @@ check_tools() {
 
 redis_ready() { command -v redis-server >/dev/null; }
 
+redis_remedy='Install Redis 7 or newer, and have no service of it started, for example: apt-get install redis-server'
+
+# Users with rights on reading and on writing (%R~) came with Redis 7.
+check_redis() {
+    local version
+    # "Redis server v=7.0.15 sha=..."; Valkey says "Valkey server v=8.0.1".
+    version=$(redis-server --version 2>/dev/null | sed -n 's/.* v=\([0-9]*\).*/\1/p' || true)
+    [ "${version:-0}" -ge 7 ] || die "redis-server is too old or does not run (${version:-unknown}). $redis_remedy"
+}
+
 # From the distribution. Where services start by themselves, whoever owns the machine installs it.
 install_redis() {
-    local remedy='Install Redis 7 or newer, and have no service of it started, for example: apt-get install redis-server'
+    local remedy=$redis_remedy
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null || [ -d /run/systemd/system ]; then
         die "redis-server is missing. $remedy"
     fi
@@ -174,15 +187,27 @@ install_extension_reader() {
     echo "$extension_sha1" >"$extension_stamp"
 }
 
+everything_ready() {
+    dynamodb_ready && node_ready && moto_ready && faketime_ready || return 1
+    [ -z "$all" ] || { extension_ready && redis_ready; }
+}
+
+case "${1-}" in
+    '') all= ;;
+    --all) all=yes ;;
+    *) die "usage: scripts/parts.sh [--all]" ;;
+esac
 check_tools
 moto_wanted="$moto_package $(sha1 "$python_reader")"
 extension_sha1="$(sha1 "$extension_reader/Cargo.lock") $(sha1 "$extension_reader/src/main.rs")"
-if dynamodb_ready && node_ready && moto_ready && extension_ready && faketime_ready && redis_ready; then exit 0; fi
-mkdir -p .parts
-lock
-dynamodb_ready || install_dynamodb
-node_ready || install_node
-moto_ready || install_moto
-extension_ready || install_extension_reader
-faketime_ready || install_faketime
-redis_ready || install_redis
+if ! everything_ready; then
+    mkdir -p .parts
+    lock
+    dynamodb_ready || install_dynamodb
+    node_ready || install_node
+    moto_ready || install_moto
+    faketime_ready || install_faketime
+    [ -z "$all" ] || extension_ready || install_extension_reader
+    [ -z "$all" ] || redis_ready || install_redis
+fi
+[ -z "$all" ] || check_redis

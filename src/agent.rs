@@ -27,6 +27,7 @@ mod rejection;
 mod server;
 mod stand_in;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -108,6 +109,7 @@ pub struct Agent<S> {
     keys: Option<Arc<ArcSwap<Keys>>>,
     rejections: Option<Rejections>,
     waiting: Semaphore,
+    nobodies: stand_in::Nobodies,
     connections: Arc<Connections>,
     exporter: Option<Arc<metrics::Exporter>>,
 }
@@ -129,6 +131,7 @@ impl<S: Store> Agent<S> {
             keys,
             rejections: settings.rejection_interval.map(Rejections::new),
             waiting: Semaphore::new(settings.waiting),
+            nobodies: stand_in::Nobodies::default(),
             connections: Connections::new(settings.connections),
             exporter,
             settings,
@@ -168,7 +171,7 @@ impl<S: Store> Agent<S> {
         let mut answer = match self.respond(&head, body, is_tcp).await {
             Ok(answer) => answer,
             Err(problem) => {
-                audit(&problem, &head);
+                audit(&problem, head.uri.path());
                 answer::problem(&problem)
             }
         };
@@ -245,22 +248,25 @@ impl<S: Store> Agent<S> {
                 batch.clients.len()
             )));
         }
+        if batch.clients.iter().collect::<HashSet<_>>().len() < batch.clients.len() {
+            return Err(Problem::Malformed("a client stands twice in the batch".into()));
+        }
         let query = Query::of(batch.min_ttl.as_deref(), batch.max_wait.as_deref(), self.settings.max_wait)?;
         let _waits = self.waiting.try_acquire().map_err(|_| Problem::Busy)?;
         let reads = batch.clients.iter().map(|id| self.item(id, &allowed, query));
         let items = futures_util::future::join_all(reads).await;
-        Ok(answer::batch(&items))
+        Ok(answer::batch(items))
     }
 
-    async fn item(&self, id: &str, allowed: &Allowed, query: Query) -> (String, Result<String, Problem>) {
+    async fn item<'a>(&self, id: &'a str, allowed: &Allowed, query: Query) -> (&'a str, answer::Item) {
         let read = async {
             let client = query::id(id)?;
             allowed.read(&client)?;
             let served =
                 self.reader.token(&client, query.want, query.max_wait).await.map_err(Problem::Refused)?;
-            Ok(answer::token_json(&client, &served))
+            Ok((client, served))
         };
-        (id.to_owned(), read.await)
+        (id, read.await.inspect_err(|problem| audit(problem, id)))
     }
 
     async fn rejected(&self, head: &Parts, id: &str, body: Incoming) -> Result<Answer, Problem> {
@@ -285,7 +291,7 @@ impl<S: Store> Agent<S> {
         if token.generation != Gen(generation) {
             return Ok(answer::superseded(token.generation));
         }
-        match rejections.judge(&id, token, (self.clock.moment(), self.clock.now())) {
+        match rejections.judge(&id, token, self.reader.now()) {
             Verdict::TooSoon(wait) => Err(Problem::TooSoon(wait)),
             Verdict::Asked => Ok(answer::refreshing(token.generation)),
             Verdict::Refresh => {
@@ -422,7 +428,7 @@ fn form(headers: &HeaderMap) -> Form {
 }
 
 /// One line for each request that is refused for what it is, or for who asks.
-fn audit(problem: &Problem, head: &Parts) {
+fn audit(problem: &Problem, asked: &str) {
     let told = problem.told();
     let refused = matches!(
         problem,
@@ -434,7 +440,7 @@ fn audit(problem: &Problem, head: &Parts) {
     );
     if refused {
         metrics::AGENT_REFUSALS.add(&[told.code], 1);
-        warn!(code = told.code, path = %printable(head.uri.path()), "a request was refused");
+        warn!(code = told.code, path = %printable(asked), "a request was refused");
     }
 }
 

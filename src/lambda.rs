@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::json;
 use url::Url;
 
-use crate::time::{Moment, Timestamp};
+use crate::time::{Moment, Timestamp, has_passed};
 
 /// For an answer that does not wait for an event. The whole of a function's beginning has ten seconds.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -185,7 +185,7 @@ impl Extension {
 /// Whether the sandbox may have been frozen in between: by steady time, or by the wall clock alone where the machine
 /// stood still together with its steady clock.
 pub fn was_frozen(before: (Moment, Timestamp), now: (Moment, Timestamp)) -> bool {
-    now.0.since(before.0) >= THAW || now.1.since(before.1) >= THAW
+    has_passed(THAW, before, now)
 }
 
 async fn exchange(call: &'static str, request: RequestBuilder) -> Result<(HeaderMap, Vec<u8>), LambdaError> {

@@ -109,6 +109,11 @@ impl Moment {
     }
 }
 
+/// Whether so much time has passed by either clock: one of them may have stood still together with its machine.
+pub fn has_passed(span: Duration, since: (Moment, Timestamp), now: (Moment, Timestamp)) -> bool {
+    now.0.since(since.0) >= span || now.1.since(since.1) >= span
+}
+
 /// A pending sleep.
 pub type Sleep = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -166,6 +171,20 @@ mod tests {
         assert_eq!(Timestamp::EPOCH.since(Timestamp::MAX), Duration::ZERO);
         assert_eq!(Timestamp::from_millis(-1).as_secs(), -1);
         assert_eq!(Moment::default().since(Moment::default().plus(second)), Duration::ZERO);
+    }
+
+    #[test]
+    fn time_has_passed_where_either_clock_says_so() {
+        let span = Duration::from_secs(5);
+        let at = |steady: u64, wall: i64| {
+            (Moment::from_origin(Duration::from_secs(steady)), Timestamp::from_secs(wall))
+        };
+        for later in [at(105, 1005), at(100, 1005), at(105, 1000), at(105, 900), at(101, 9000)] {
+            assert!(has_passed(span, at(100, 1000), later), "{later:?}");
+        }
+        for soon in [at(104, 1004), at(100, 1000), at(101, 900)] {
+            assert!(!has_passed(span, at(100, 1000), soon), "{soon:?}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    Auth, Deployment, DynamoLocal, Process, Proxy, StrictProvider, agent_url, http_client, log_lines,
+    Auth, Deployment, DynamoLocal, Process, Proxy, StrictProvider, agent_url, binary, http_client, log_lines,
     wait_until,
 };
 
@@ -133,6 +133,15 @@ async fn a_reader_gets_what_its_key_allows() {
         many["tokens"].as_array().expect("a list").iter().map(|one| one["status"].clone()).collect();
     assert_eq!(statuses, [200, 403, 404, 400]);
     assert_eq!(many["tokens"][0]["token"]["access_token"], access);
+    let refused = |line: &Value| line["code"] == "not_allowed" && line["path"] == "other";
+    assert!(
+        log_lines(&world.agent.errors()).iter().any(refused),
+        "a refusal in a batch is told as any other"
+    );
+    let twice = json!({ "clients": ["acme-crm", "acme-crm"] }).to_string();
+    let url = format!("{}/v1/tokens", world.url);
+    let twice = http_client().post(url).bearer_auth(&world.key).body(twice).send().await.expect("an answer");
+    assert_eq!(twice.status(), 400);
 
     let metrics = world.ask(reqwest::Method::GET, "/metrics", &[]).await.text().await.expect("text");
     assert!(metrics.contains("perennial_agent_refusals_total{code=\"not_allowed\"}"), "{metrics}");
@@ -262,6 +271,43 @@ async fn keys_are_taken_up_and_withdrawn_while_it_runs() {
     .await;
     assert_eq!(world.get("other").await.0, 200);
     assert!(!world.agent.errors().contains("canary-broken"));
+    std::fs::remove_file(world.deployment.path().join("keys.toml")).expect("it is there");
+    wait_until(SOON, "the complaint about a file that is gone", async || {
+        let lines = log_lines(&world.agent.errors());
+        lines.iter().any(|line| {
+            line["alarm"] == "reload"
+                && line["message"].as_str().is_some_and(|text| text.contains("cannot be read"))
+        })
+    })
+    .await;
+    assert_eq!(world.get("other").await.0, 200);
+}
+
+#[tokio::test]
+async fn an_agent_begins_without_the_table_and_ends_if_it_is_another() {
+    let proxy = Proxy::before(DynamoLocal::shared().await.endpoint()).await;
+    let world = World::new("600", "").await;
+    proxy.close();
+    let variables =
+        [("PERENNIAL__STORE__ENDPOINT", proxy.url()), ("PERENNIAL__AGENT__SOCKET", "second.sock")];
+    let second = world.deployment.start(&["agent"], &variables).await;
+    let url = agent_url(&second).await;
+    let ask = async || {
+        let asked =
+            http_client().get(format!("{url}/v1/token/acme-crm")).bearer_auth(&world.key).send().await;
+        asked.expect("the agent answers").status().as_u16()
+    };
+    assert_eq!(ask().await, 503);
+    proxy.mend();
+    wait_until(SOON, "a token", async || ask().await == 200).await;
+    proxy.close();
+    let variables = [&variables[..], &[("PERENNIAL__STORE__SHARDS", "32")]].concat();
+    drop(second);
+    let mut third = world.deployment.start(&["agent"], &variables).await;
+    agent_url(&third).await;
+    proxy.mend();
+    assert_eq!(third.exit_code(SOON).await, 1);
+    assert!(third.errors().contains("shards"), "{}", third.errors());
 }
 
 #[tokio::test]
@@ -320,6 +366,22 @@ async fn idle_connections_stay_and_slow_ones_go_and_none_is_in_the_way() {
         })
     })
     .await;
+}
+
+#[tokio::test]
+async fn idle_connections_leave_descriptors_for_whoever_reads() {
+    let world = World::new("600", "").await;
+    let program = binary();
+    let few = ["-c", "ulimit -n 300 && exec \"$0\" agent", program.to_str().expect("a path of UTF-8")];
+    let variables = [("PERENNIAL__AGENT__SOCKET", "second.sock")];
+    let second = world.deployment.start_of(std::path::Path::new("sh"), &few, &variables).await;
+    let url = agent_url(&second).await;
+    let place = url.trim_start_matches("http://");
+    let idle: Vec<_> = (0..400).map(|_| TcpStream::connect(place).expect("it listens")).collect();
+    let asked = http_client().get(format!("{url}/v1/token/acme-crm")).bearer_auth(&world.key).send().await;
+    assert_eq!(asked.expect("the agent answers").status(), 200);
+    assert!(!second.errors().contains("Too many open files"), "{}", second.errors());
+    drop(idle);
 }
 
 #[tokio::test]

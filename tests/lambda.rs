@@ -316,8 +316,7 @@ async fn connections_that_were_lost_in_a_freeze_cost_a_reader_nothing() {
 
     // Ended by the other side, and found so at once: whoever asks is not told.
     extension.signal("STOP");
-    proxy.cut();
-    proxy.mend();
+    proxy.end_all().await;
     extension.signal("CONT");
     assert_eq!(world.secret(confirmed).await.0, 200);
     assert!(!extension.errors().contains("gives no answer"), "{}", extension.errors());

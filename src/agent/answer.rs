@@ -21,6 +21,8 @@ use crate::client::ClientId;
 use crate::reader::{AccessToken, Served};
 use crate::record::Gen;
 
+/// A client's token in a batch.
+pub(super) type Item = Result<(ClientId, Served), Problem>;
 /// What hyper sends.
 pub(super) type Answer = Response<Body>;
 
@@ -163,9 +165,12 @@ pub(super) fn secret(text: String) -> Bytes {
     Bytes::from_owner(Zeroizing::new(text.into_bytes()))
 }
 
-/// A generation never comes again, whatever becomes of a client.
+/// A generation never comes again, whatever becomes of a client; a table that another tool keeps has none.
 fn tag(token: &AccessToken) -> String {
-    format!("W/\"{}\"", token.generation)
+    match token.generation {
+        Gen::NONE => format!("W/\"0-{}\"", token.expires_at.as_secs()),
+        generation => format!("W/\"{generation}\""),
+    }
 }
 
 /// RFC 9110 section 13.1.2: weak comparison, a list, or `*`.
@@ -230,25 +235,35 @@ pub(super) fn refreshing(generation: Gen) -> Answer {
     json_answer(StatusCode::ACCEPTED, &json!({ "status": "refreshing", "generation": generation.0 }))
 }
 
-/// Many at once, each with a status of its own.
-pub(super) fn batch(items: &[(String, Result<String, Problem>)]) -> Answer {
-    let tokens: Vec<_> = items.iter().map(|(id, item)| Zeroizing::new(in_batch(id, item))).collect();
-    let parts: Vec<_> = tokens.iter().map(|text| text.as_str()).collect();
-    let mut answer = Response::new(Body::from(secret(format!("{{\"tokens\":[{}]}}\n", parts.join(",")))));
+/// Many at once, each with a status of its own. What is a secret is sent from where it lies.
+pub(super) fn batch(items: Vec<(&str, Item)>) -> Answer {
+    let mut parts = Vec::with_capacity(6 * items.len() + 2);
+    let mut before = "{\"tokens\":[";
+    for (id, item) in items {
+        match item {
+            Ok((client, served)) => {
+                let head = format!("{before}{{\"client\":{},\"status\":200,\"token\":", json!(id));
+                parts.push(Bytes::from(head));
+                parts.extend(token_body(&client, &served).into_parts());
+                parts.push(Bytes::from_static(b"}"));
+            }
+            Err(problem) => {
+                let told = problem.told();
+                let (status, problem) = (told.status.as_u16(), Problem::body(&told));
+                let item = json!({ "client": id, "status": status, "problem": problem });
+                parts.push(Bytes::from(format!("{before}{item}")));
+            }
+        }
+        before = ",";
+    }
+    if before != "," {
+        parts.push(Bytes::from_static(before.as_bytes()));
+    }
+    parts.push(Bytes::from_static(b"]}\n"));
+    let mut answer = Response::new(Body::of(parts));
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
-}
-
-fn in_batch(id: &str, item: &Result<String, Problem>) -> String {
-    match item {
-        Ok(token) => format!("{{\"client\":{},\"status\":200,\"token\":{token}}}", json!(id)),
-        Err(problem) => {
-            let told = problem.told();
-            let status = told.status.as_u16();
-            json!({ "client": id, "status": status, "problem": Problem::body(&told) }).to_string()
-        }
-    }
 }
 
 /// Any JSON. Nobody keeps it.

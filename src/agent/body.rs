@@ -17,6 +17,11 @@ impl Body {
     pub(super) fn of(parts: impl IntoIterator<Item = Bytes>) -> Self {
         Self(parts.into_iter().filter(|part| !part.is_empty()).collect())
     }
+
+    /// What it is made of.
+    pub(super) fn into_parts(self) -> VecDeque<Bytes> {
+        self.0
+    }
 }
 
 impl From<Bytes> for Body {

@@ -58,6 +58,8 @@ pub enum Form {
 pub(super) struct Ask {
     pub(super) client: ClientId,
     name: String,
+    /// The other reading of an ARN, if a client's id may end as an ARN does: this client, by this name.
+    pub(super) whole: Option<(ClientId, String)>,
     /// As it was asked by.
     arn: Option<String>,
     version: Option<String>,
@@ -101,12 +103,27 @@ pub(super) fn asked(path: &str, query: &str, settings: &Settings) -> Result<Ask,
         Some(id) => query::decode(id)?,
         None => asked.id.ok_or_else(|| malformed("missing parameter secretId"))?,
     };
-    let (arn, name) = named(&id);
+    let (arn, name, whole) = named(&id);
+    let meant = |name: &str| {
+        let client = settings.names.iter().find_map(|template| client(template, name))?;
+        Some((client, name.to_owned()))
+    };
     // A name that is nobody's is a secret that is not there.
-    let client = settings.names.iter().find_map(|template| client(template, name));
-    let client = client.ok_or(Problem::Refused(Refusal::Absent))?;
+    let readings = (meant(name), whole.and_then(meant));
+    let ((client, name), whole) = match readings {
+        (Some(one), other) => (one, other),
+        (None, Some(one)) => (one, None),
+        (None, None) => return Err(Problem::Refused(Refusal::Absent)),
+    };
     let (version, stage, refresh) = (asked.version, asked.stage, asked.refresh);
-    Ok(Ask { client, name: name.to_owned(), arn, version, stage, refresh })
+    Ok(Ask { client, name, whole, arn, version, stage, refresh })
+}
+
+impl Ask {
+    /// The same for the other reading of its ARN.
+    pub(super) fn of_whole(self, whole: (ClientId, String)) -> Self {
+        Self { client: whole.0, name: whole.1, whole: None, ..self }
+    }
 }
 
 #[derive(Default)]
@@ -147,14 +164,20 @@ fn malformed(why: &str) -> Problem {
 }
 
 /// An ARN, if it is one, and the name. An ARN ends in a hyphen and six characters that are not the name's: AWS says not to
-/// give secrets names that end so ("Name" in "CreateSecret").
-fn named(id: &str) -> (Option<String>, &str) {
+/// give secrets names that end so ("Name" in "CreateSecret"). Where it has such an end, also the name that it is without one:
+/// clients' ids may end so.
+fn named(id: &str) -> (Option<String>, &str, Option<&str>) {
     let parts: Vec<&str> = id.splitn(7, ':').collect();
-    let ["arn", _, "secretsmanager", _, _, "secret", resource] = parts[..] else { return (None, id) };
+    let ["arn", _, "secretsmanager", _, _, "secret", resource] = parts[..] else {
+        return (None, id, None);
+    };
     let suffixed = resource.rsplit_once('-').filter(|(name, suffix)| {
         !name.is_empty() && suffix.len() == 6 && suffix.bytes().all(|byte| byte.is_ascii_alphanumeric())
     });
-    (Some(id.to_owned()), suffixed.map_or(resource, |(name, _)| name))
+    match suffixed {
+        Some((name, _)) => (Some(id.to_owned()), name, Some(resource)),
+        None => (Some(id.to_owned()), resource, None),
+    }
 }
 
 /// Whose token it is, where the name fits.
@@ -337,6 +360,25 @@ mod tests {
             let absent = Err(Problem::Refused(Refusal::Absent));
             assert_eq!(by_query(&format!("secretId={nobody}")), absent, "{nobody}");
         }
+    }
+
+    #[test]
+    fn the_end_of_an_arn_may_be_the_name_s() {
+        let arn = "arn:aws:secretsmanager:us-west-2:123456789012:secret:";
+        let read = |name: &str| by_query(&format!("secretId={arn}{name}")).expect(name);
+        let ask = read("prod/oauth/acme-europe");
+        assert_eq!((ask.client.as_str(), ask.name.as_str()), ("acme", "prod/oauth/acme"));
+        let whole = ask.whole.clone().expect("another reading");
+        let whole = ask.of_whole(whole);
+        assert_eq!((whole.client.as_str(), whole.name.as_str()), ("acme-europe", "prod/oauth/acme-europe"));
+        assert_eq!(whole.whole, None);
+        // Only one reading fits a name here.
+        assert_eq!(read("acme/token-NhBWsc").whole, None);
+        assert_eq!(read("prod/oauth/acme-crm").whole, None);
+        assert_eq!(
+            by_query("secretId=prod/oauth/acme-europe").expect("a name").client.as_str(),
+            "acme-europe"
+        );
     }
 
     #[test]

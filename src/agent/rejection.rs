@@ -11,8 +11,9 @@ use quick_cache::unsync::Cache;
 
 use crate::client::ClientId;
 use crate::reader::AccessToken;
+use crate::reader::freshness::Now;
 use crate::record::Gen;
-use crate::time::{Moment, Timestamp};
+use crate::time::Moment;
 
 /// Clients that are remembered.
 const REMEMBERED: usize = 4096;
@@ -52,13 +53,13 @@ impl Rejections {
     }
 
     /// Judges a rejection of the stored token, and remembers the verdict: of a thousand at once one gets [`Verdict::Refresh`].
-    pub(super) fn judge(&self, id: &ClientId, token: &AccessToken, now: (Moment, Timestamp)) -> Verdict {
+    pub(super) fn judge(&self, id: &ClientId, token: &AccessToken, now: Now) -> Verdict {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let last = asked.get(id).copied();
         let verdict = judge(token, last, self.interval, now);
         if verdict == Verdict::Refresh {
-            let in_vain = last.map_or(0, |last| in_vain(&last, self.interval, now.0));
-            asked.insert(id.clone(), Asked { at: now.0, generation: token.generation, in_vain });
+            let in_vain = last.map_or(0, |last| in_vain(&last, self.interval, now.moment));
+            asked.insert(id.clone(), Asked { at: now.moment, generation: token.generation, in_vain });
         }
         verdict
     }
@@ -69,12 +70,7 @@ impl Rejections {
     }
 }
 
-fn judge(
-    token: &AccessToken,
-    last: Option<Asked>,
-    interval: Duration,
-    (moment, wall): (Moment, Timestamp),
-) -> Verdict {
+fn judge(token: &AccessToken, last: Option<Asked>, interval: Duration, Now { moment, wall }: Now) -> Verdict {
     if let Some(last) = last {
         let since = moment.since(last.at);
         let wait = pause(interval, last.in_vain);
@@ -104,6 +100,7 @@ fn pause(interval: Duration, in_vain: u32) -> Duration {
 mod tests {
     use super::*;
     use crate::secret::Secret;
+    use crate::time::Timestamp;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -119,9 +116,9 @@ mod tests {
         }
     }
 
-    fn at(secs: u64) -> (Moment, Timestamp) {
+    fn at(secs: u64) -> Now {
         let since = Duration::from_secs(secs);
-        (Moment::default().plus(since), Timestamp::EPOCH.plus(since))
+        Now { moment: Moment::default().plus(since), wall: Timestamp::EPOCH.plus(since) }
     }
 
     fn acme() -> ClientId {

@@ -22,7 +22,7 @@ use aws_smithy_runtime_api::client::http::{
 use aws_smithy_runtime_api::client::runtime_components::{RuntimeComponents, RuntimeComponentsBuilder};
 use aws_smithy_types::config_bag::ConfigBag;
 
-use crate::time::{Clock, Moment, SystemClock, Timestamp};
+use crate::time::{Clock, Moment, SystemClock, Timestamp, has_passed};
 
 /// Middle boxes forget connections after 350 s (AWS's NAT gateways) or sooner: such a request would wait for its time-out.
 const IDLE: Duration = Duration::from_secs(60);
@@ -112,7 +112,7 @@ fn now() -> (Moment, Timestamp) {
 
 /// Whichever clock says so: one of them may have stood still.
 fn is_cold(used: (Moment, Timestamp), now: (Moment, Timestamp)) -> bool {
-    now.0.since(used.0) >= IDLE || now.1.since(used.1) >= IDLE
+    has_passed(IDLE, used, now)
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
@@ -12,6 +12,7 @@ use arc_swap::ArcSwap;
 use clap::{Args, Subcommand};
 use serde_json::json;
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::meter::Meter;
@@ -20,11 +21,11 @@ use crate::agent::{self, Keys, Manner, Socket, drop_in, keys};
 use crate::config::{Config, Profile, SecretForm};
 use crate::reader::{self, Overlaps, Reader};
 use crate::shutdown::Shutdown;
-use crate::store::{DynamoVault, Role};
+use crate::store::{DynamoStore, DynamoVault, TableError, table};
 use crate::telemetry::{self, Logs};
 use crate::time::Clock;
 
-/// How often the file of keys is looked at.
+/// How often the file of keys is looked at, and a table that gave no answer at the start.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long requests under way may go on after the signal to stop.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -139,6 +140,8 @@ pub(super) struct Serving {
     meter: Meter,
     answering: JoinHandle<()>,
     helpers: Vec<JoinHandle<()>>,
+    /// The table answered later, and is none for this program.
+    unfit: Arc<OnceLock<TableError>>,
 }
 
 impl Serving {
@@ -156,13 +159,13 @@ impl Serving {
         if room < config.agent.connections {
             warn!(
                 room,
-                "the limit on open files (RLIMIT_NOFILE) is too low for agent.connections: raise it, or set fewer"
+                "the limit on open files (RLIMIT_NOFILE) is too low for agent.connections: this many are taken; raise it"
             );
         }
         let sockets = sockets(config).await?;
         let (places, drop_in) = (places(&sockets, Manner::Own), places(&sockets, Manner::DropIn));
-        let store = app.store_for(Role::Reader).await?;
-        let agent = Arc::new(agent_for(app, store, readers.keys(), &meter)?);
+        let (store, unchecked) = app.store_for_reading().await?;
+        let agent = Arc::new(agent_for(app, store, readers.keys(), &meter, room.max(1))?);
         let sink = files::sink(app, agent.reader().clone())?;
         info!(version = env!("CARGO_PKG_VERSION"), ?places, ?drop_in, "answering");
         let measured = Arc::clone(&agent);
@@ -170,10 +173,16 @@ impl Serving {
         if let Readers::File(file) = readers {
             helpers.push(tokio::spawn(follow(file, app.clock())));
         }
+        let unfit = Arc::new(OnceLock::new());
+        if let Some(table) = unchecked {
+            warn!("the table gives no answer: it is checked when it does");
+            let (shards, clock, drain) = (config.store.shards, app.clock(), shutdown.drain.clone());
+            helpers.push(tokio::spawn(check(table, shards, clock, Arc::clone(&unfit), drain)));
+        }
         let answering = Arc::clone(&agent).serve(sockets, shutdown.drain.clone());
         let tending = sink.run(shutdown.drain.clone());
         let answering = tokio::spawn(async { _ = tokio::join!(answering, tending) });
-        Ok(Self { agent, shutdown, clock: app.clock(), meter, answering, helpers })
+        Ok(Self { agent, shutdown, clock: app.clock(), meter, answering, helpers, unfit })
     }
 
     /// Until a signal asks for it, or nobody answers any more, which only a mistake of ours would bring about.
@@ -204,7 +213,31 @@ impl Serving {
         };
         self.helpers.iter().for_each(JoinHandle::abort);
         self.meter.finish();
+        if let Some(error) = Arc::into_inner(self.unfit).and_then(OnceLock::into_inner) {
+            return Err(error.into());
+        }
         ended.map(|()| ExitCode::SUCCESS)
+    }
+}
+
+/// Looks at a table that gave no answer at the start, until it does.
+async fn check(
+    table: DynamoStore,
+    shards: u32,
+    clock: Arc<dyn Clock>,
+    unfit: Arc<OnceLock<TableError>>,
+    drain: CancellationToken,
+) {
+    loop {
+        clock.sleep(LOOK).await;
+        match table::schema_of(&table, shards).await {
+            Ok(_) => return info!("the table answers, and is as needed"),
+            Err(TableError::Store(error)) if error.is_transient() => {}
+            Err(error) => {
+                drop(unfit.set(error));
+                return drain.cancel();
+            }
+        }
     }
 }
 
@@ -217,6 +250,7 @@ fn agent_for(
     store: DynamoVault,
     keys: Option<Arc<ArcSwap<Keys>>>,
     meter: &Meter,
+    room: usize,
 ) -> anyhow::Result<agent::Agent<DynamoVault>> {
     let own = &app.config().agent;
     let settings = reader::Settings {
@@ -232,7 +266,8 @@ fn agent_for(
     }
     let settings = agent::Settings {
         max_wait: own.max_wait,
-        connections: own.connections,
+        // Descriptors that there are not would be missed by whoever needs one: the table, too.
+        connections: own.connections.min(room),
         waiting: own.waiting,
         rejection_interval: own.rejections.then_some(own.rejection_interval),
         drop_in: own.drop_in.address.map(|_| drop_in_settings(app.config())),
@@ -328,9 +363,26 @@ fn parse(text: &str) -> Result<Keys, String> {
 async fn follow(file: KeysFile, clock: Arc<dyn Clock>) {
     let KeysFile { path, text: mut taken, keys } = file;
     let mut seen = String::new();
+    let mut trouble = String::new();
     loop {
         clock.sleep(LOOK).await;
-        let Ok(text) = read(&path) else { continue };
+        let text = match read(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                // Once for each cause; a file that is being replaced may be away for a moment.
+                let why = error.to_string();
+                if why == seen && why != trouble {
+                    error!(alarm = "reload", %why, "readers' keys cannot be read: they stay as they were");
+                    trouble.clone_from(&why);
+                }
+                seen = why;
+                continue;
+            }
+        };
+        if !trouble.is_empty() {
+            info!("readers' keys can be read again");
+            trouble.clear();
+        }
         // What is still being written is left until it rests.
         if text == taken || text != seen {
             seen = text;

@@ -118,8 +118,10 @@ async fn attend(extension: &Extension, serving: &Serving) -> anyhow::Result<Dura
     loop {
         let before = (clock.moment(), clock.now());
         let event = tokio::select! {
-            event = extension.next() => event?,
+            // In this order: asked to stop, it has not ended by itself.
+            biased;
             () = serving.shutdown.drain.cancelled() => return Ok(DRAIN),
+            event = extension.next() => event?,
             () = serving.asked_to_stop() => bail!("the agent has ended"),
         };
         match event {

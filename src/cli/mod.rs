@@ -51,6 +51,7 @@ mod why;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 #[cfg(feature = "embedded")]
 use anyhow::Context as _;
@@ -63,7 +64,7 @@ use crate::registrar::Registrar;
 use crate::seclusion;
 #[cfg(feature = "embedded")]
 use crate::store::Embedded;
-use crate::store::{Connection, DynamoStore, DynamoVault, Role, Vault, table as schema};
+use crate::store::{Connection, DynamoStore, DynamoVault, Role, TableError, Vault, table as schema};
 use crate::time::{Clock, SystemClock, Timestamp};
 
 /// What the exit codes say, as `--help` prints it.
@@ -171,6 +172,9 @@ impl Cli {
     }
 }
 
+/// How long a table is waited for by whoever can go on without.
+const FIRST_LOOK: Duration = Duration::from_secs(2);
+
 /// Something that was asked for wrongly.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[error("{0}")]
@@ -239,17 +243,37 @@ impl App {
         Ok(Vault::new(store, &self.config().sealing.name, keys, self.clock(), role))
     }
 
+    /// The same for whoever goes on while the table gives no answer: then it is yet to be checked.
+    async fn store_for_reading(&self) -> anyhow::Result<(DynamoVault, Option<DynamoStore>)> {
+        let (store, keys) = (self.opened().await?, Arc::new(sealing::keys(self)?));
+        let checked = tokio::select! {
+            checked = schema::schema_of(&store, self.config().store.shards) => checked.map(|_| true),
+            () = self.clock.sleep(FIRST_LOOK) => Ok(false),
+        };
+        let checked = match checked {
+            Err(TableError::Store(error)) if error.is_transient() => false,
+            checked => checked?,
+        };
+        let unchecked = (!checked).then(|| store.clone());
+        let vault = Vault::new(store, &self.config().sealing.name, keys, self.clock(), Role::Reader);
+        Ok((vault, unchecked))
+    }
+
     async fn raw_store(&self) -> anyhow::Result<DynamoStore> {
+        let opened = self.opened().await?;
+        if self.checks_table && self.config().store.kind == StoreKind::Dynamodb {
+            schema::schema_of(&opened, self.config().store.shards).await?;
+        }
+        Ok(opened)
+    }
+
+    async fn opened(&self) -> anyhow::Result<DynamoStore> {
         let store = &self.config().store;
         match store.kind {
             StoreKind::Dynamodb => {
                 let (table, region, endpoint) =
                     (store.table.clone(), store.region.clone(), store.endpoint.clone());
-                let opened = Connection { table, region, endpoint }.connect(self.clock()).await?;
-                if self.checks_table {
-                    schema::schema_of(&opened, store.shards).await?;
-                }
-                Ok(opened)
+                Ok(Connection { table, region, endpoint }.connect(self.clock()).await?)
             }
             StoreKind::Embedded => self.embedded().await,
         }

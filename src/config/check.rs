@@ -106,11 +106,6 @@ pub(super) fn secret_name(template: &str) -> Result<(), String> {
     refuse(rest.len() > 512 - PLACE.len(), "is longer than a secret's name can be")
 }
 
-/// A client's id.
-pub(super) fn client_id(id: &str) -> Result<(), String> {
-    refuse(ClientId::new(id).is_err(), "is no client id")
-}
-
 /// A client's id with `*` in it.
 pub(super) fn client_pattern(pattern: &str) -> Result<(), String> {
     refuse(ClientId::new(pattern.replace('*', "x")).is_err(), "fits no client id")

@@ -8,7 +8,7 @@ use perennial::time::{Clock as _, SystemClock};
 use serde_json::{Value, json};
 
 use crate::support::{DynamoLocal, Front, THROTTLED, drop_in_port, http_client, part, wait_until};
-use crate::{SOON, World};
+use crate::{SECRET, SOON, World};
 
 const DROP_IN: &str =
     "[agent.drop_in]\naddress = \"127.0.0.1:0\"\nnames = [\"prod/oauth/{client}\", \"{client}\"]";
@@ -133,6 +133,36 @@ async fn answers_have_the_shape_of_get_secret_value() {
         assert_eq!(kind(&format!("/secretsmanager/get?secretId={target}")).await, absent, "{target}");
     }
     assert_eq!(kind("/v1/other").await, (400, "AccessDeniedException".into()), "the key is not for it");
+}
+
+/// `acme-europe` ends as an ARN does, and is not the client `acme`.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_arn_never_leads_to_another_clients_token() {
+    const ARN: &str = "arn:aws:secretsmanager:eu-west-1:111122223333:secret:prod/oauth/";
+    let there = DropIn::new("").await;
+    let world = &there.world;
+    let ask = async |name: &str| {
+        let (status, told) = there.get(&format!("/secretsmanager/get?secretId={ARN}{name}")).await;
+        (status, told["Name"].as_str().unwrap_or_default().to_owned())
+    };
+    let crm = (200, "prod/oauth/acme-crm".to_owned());
+    assert_eq!(ask("acme-crm-europe").await, crm, "an end like any other");
+    let ids = ["acme-x-europe", "acme-x-europe-Ab12Cd", "acme-both", "acme-both-Ab12Cd"];
+    world.deployment.register(&world.provider, SECRET, ids).await;
+    for id in ids {
+        wait_until(SOON, "the first token", async || world.get(id).await.0 == 200).await;
+    }
+    for (name, whose) in [
+        ("acme-x-europe", "prod/oauth/acme-x-europe"),
+        ("acme-both-NhBWsc", "prod/oauth/acme-both"),
+        ("acme-both-Ab12Cd-NhBWsc", "prod/oauth/acme-both-Ab12Cd"),
+    ] {
+        assert_eq!(ask(name).await, (200, whose.to_owned()), "{name}");
+    }
+    for either in ["acme-x-europe-Ab12Cd", "acme-both-Ab12Cd"] {
+        assert_eq!(ask(either).await, (400, String::new()), "{either}");
+    }
+    assert_eq!(ask("other-NhBWsc").await, (400, String::new()), "the key is not for it");
 }
 
 #[tokio::test]

@@ -18,7 +18,7 @@ use serde_json::Value;
 use tokio::sync::OnceCell;
 
 use super::cases::{self, Good};
-use crate::support::{DynamoLocal, Moto, part};
+use crate::support::{DynamoLocal, Moto, part, wait_until};
 
 /// Where a secret stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -194,7 +194,11 @@ async fn ring() -> Ring<KmsKeys> {
             let moto = Moto::start().await;
             let table = DynamoLocal::fresh_table_name();
             let keys = connect(&moto, &table).await;
-            keys.create_table(false, false).await.expect("a table of keys");
+            // A server that has just begun may be slower than the 2 s that readers give it.
+            wait_until(Duration::from_secs(60), "a table of keys", async || {
+                keys.create_table(false, false).await.is_ok()
+            })
+            .await;
             fill(&moto, &table).await;
             (moto, table)
         })

@@ -108,7 +108,7 @@ pub(crate) fn part(path: &str) -> PathBuf {
     let path = root().join(path);
     assert!(
         path.exists(),
-        "{} is missing: run `scripts/parts.sh` once, or `make test`, which does it",
+        "{} is missing: run `scripts/parts.sh --all` once, or `make test`, which does it",
         path.display()
     );
     path

@@ -10,6 +10,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::wait_until;
+
 /// How it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Line {
@@ -27,6 +29,8 @@ pub(crate) struct Proxy {
     url: String,
     address: SocketAddr,
     line: watch::Sender<Line>,
+    /// How often all connections were ended.
+    ends: watch::Sender<u64>,
     swallowed: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
@@ -41,9 +45,11 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let (line, seen) = watch::channel(Line::Whole);
+        let ends = watch::Sender::new(0);
         let swallowed = Arc::<AtomicUsize>::default();
-        let accepting = tokio::spawn(accept(listener, address, server, seen, Arc::clone(&swallowed)));
-        Self { url: format!("http://{address}"), address, line, swallowed, accepting }
+        let way = Way { server, ends: ends.clone(), swallowed: Arc::clone(&swallowed) };
+        let accepting = tokio::spawn(accept(listener, address, way, seen));
+        Self { url: format!("http://{address}"), address, line, ends, swallowed, accepting }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -58,6 +64,18 @@ impl Proxy {
     /// Ends every connection, and each new one as it comes.
     pub(crate) fn cut(&self) {
         self.line.send_replace(Line::Cut);
+    }
+
+    /// Ends every connection there is, returns when none is left, and takes new ones.
+    ///
+    /// # Panics
+    /// When one does not end within 30 seconds.
+    pub(crate) async fn end_all(&self) {
+        self.ends.send_modify(|ends| *ends += 1);
+        // Each connection listens to this for as long as it is open.
+        let ended =
+            wait_until(Duration::from_secs(30), "connections end", async || self.ends.receiver_count() == 0);
+        ended.await;
     }
 
     /// Ends every connection and refuses new ones.
@@ -87,13 +105,15 @@ impl Drop for Proxy {
     }
 }
 
-async fn accept(
-    mut listener: TcpListener,
-    address: SocketAddr,
+/// Where connections lead, and what is known of them.
+#[derive(Clone)]
+struct Way {
     server: String,
-    mut line: watch::Receiver<Line>,
+    ends: watch::Sender<u64>,
     swallowed: Arc<AtomicUsize>,
-) {
+}
+
+async fn accept(mut listener: TcpListener, address: SocketAddr, way: Way, mut line: watch::Receiver<Line>) {
     let mut seen = line.clone();
     loop {
         tokio::select! {
@@ -101,7 +121,7 @@ async fn accept(
                 let Ok((near, _)) = accepted else { return };
                 let begun = *seen.borrow();
                 if matches!(begun, Line::Whole | Line::Forgotten) {
-                    tokio::spawn(pass(near, server.clone(), begun, seen.clone(), Arc::clone(&swallowed)));
+                    tokio::spawn(pass(way.ends.subscribe(), near, way.clone(), begun, seen.clone()));
                 }
                 continue;
             }
@@ -122,13 +142,14 @@ async fn accept(
 }
 
 async fn pass(
+    // Dropped last: whoever sees that it is gone knows that the connection is.
+    mut ends: watch::Receiver<u64>,
     mut near: TcpStream,
-    server: String,
+    way: Way,
     begun: Line,
     mut line: watch::Receiver<Line>,
-    swallowed: Arc<AtomicUsize>,
 ) {
-    let Ok(mut far) = TcpStream::connect(server).await else { return };
+    let Ok(mut far) = TcpStream::connect(way.server).await else { return };
     let is_over = |line: &Line| match line {
         Line::Whole => false,
         Line::Forgotten => begun == Line::Whole,
@@ -136,12 +157,19 @@ async fn pass(
     };
     tokio::select! {
         over = line.wait_for(is_over) => if over.is_err() { return },
+        _ = ends.changed() => return,
         _ = copy_bidirectional(&mut near, &mut far) => return,
     }
     if *line.borrow() == Line::Forgotten {
         let mut lost = [0; 1024];
-        while let Ok(read @ 1..) = near.read(&mut lost).await {
-            swallowed.fetch_add(read, Ordering::Relaxed);
+        loop {
+            tokio::select! {
+                _ = ends.changed() => return,
+                read = near.read(&mut lost) => match read {
+                    Ok(read @ 1..) => way.swallowed.fetch_add(read, Ordering::Relaxed),
+                    _ => return,
+                },
+            };
         }
     }
 }

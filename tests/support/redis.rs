@@ -48,7 +48,7 @@ impl Redis {
         wait_for(Duration::from_secs(30), "redis-server answers", async || {
             assert!(
                 !process.has_ended(),
-                "redis-server does not run: run `scripts/parts.sh` once, or `apt-get install redis-server`"
+                "redis-server does not run: run `scripts/parts.sh --all` once, or `apt-get install redis-server`"
             );
             let mut connection = client.get_connection().ok()?;
             redis::cmd("PING").exec(&mut connection).ok()

@@ -547,7 +547,7 @@ pub(in crate::config) static KEYS: &[Key] = &[
     ),
     key(
         "lambda.warm",
-        Kind::List("client ids", check::client_id),
+        Kind::List("client ids", check::client),
         Is(""),
         "Whose tokens an extension reads before the function begins.",
     ),

@@ -15,7 +15,7 @@ use aws_smithy_types::config_bag::{ConfigBag, Storable, StoreReplace};
 
 use super::super::Vitals;
 use super::error::is_throttle;
-use crate::time::{Clock, Moment, Timestamp};
+use crate::time::{Clock, Moment, Timestamp, has_passed};
 
 /// An answer that took longer, by either clock, tells a time that is over: the machine stood still meanwhile. Attempts
 /// are given up sooner.
@@ -80,7 +80,7 @@ impl Intercept for Watch {
 }
 
 fn is_current(begun: &Begun, now: (Moment, Timestamp)) -> bool {
-    now.0.since(begun.0) < CURRENT && now.1.since(begun.1) < CURRENT
+    !has_passed(CURRENT, (begun.0, begun.1), now)
 }
 
 /// RFC 9110 section 6.6.1.
