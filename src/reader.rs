@@ -351,8 +351,8 @@ impl<S: Store> Inner<S> {
             let (now, unit, max_age) = (self.now(), self.entropy.unit(), self.settings.max_age);
             if freshness::suffices(&copy.sighting, &before, what, max_age, now) {
                 let sighting = copy.sighting.clone();
-                return self
-                    .learn(slot, freshness::copied(sighting, &before, copy.asked, max_age, now, unit));
+                let entry = freshness::copied(sighting, &before, copy.asked, max_age, now, unit);
+                return self.learn(slot, &before, &entry);
             }
         }
         let asked = self.now();
@@ -379,20 +379,22 @@ impl<S: Store> Inner<S> {
                 }
             }
         };
-        self.learn(slot, entry);
+        self.learn(slot, &before, &entry);
     }
 
-    fn learn(&self, slot: &Arc<Slot>, entry: Entry) {
-        let check_at = entry.check_at;
+    fn learn(&self, slot: &Arc<Slot>, before: &Arc<Entry>, entry: &Entry) {
         let exists =
             entry.sighting.as_ref().is_some_and(|s| s.token.is_some() || s.standing != Standing::Absent);
-        slot.entry.store(Arc::new(entry));
+        // One question at a time: all that changes meanwhile is that a newer token is expected.
+        let learned =
+            |known: &Arc<Entry>| freshness::learned(entry.clone(), known, !Arc::ptr_eq(known, before));
+        slot.entry.rcu(learned);
         if exists {
             if self.known.get(&slot.id).is_none() {
                 self.known.insert(slot.id.clone(), Arc::clone(slot));
                 self.strangers.remove(&slot.id);
             }
-            self.upkeep.plan(slot, check_at);
+            self.upkeep.plan(slot, slot.entry.load().check_at);
         }
     }
 

@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -24,7 +25,7 @@ use crate::client::ClientId;
 use crate::entropy::Entropy;
 use crate::metrics;
 use crate::reader::freshness::Now;
-use crate::reader::{Reader, Served};
+use crate::reader::{Reader, Refusal, Served};
 use crate::store::Store;
 use crate::time::{Clock, Moment};
 
@@ -108,28 +109,34 @@ impl<S: Store> Sink<S> {
         Ok(Self { reader, files: opened, missing })
     }
 
-    /// Keeps them until `drain` is cancelled. Files stay as they are then; commands that run are waited for.
+    /// Keeps them until `drain` is cancelled. Files stay as they are then; what is being written is, and commands that run
+    /// are waited for. Whoever does not wait ends them: the next process tells what was not told.
+    ///
+    /// # Panics
+    /// Where keeping one of them does.
     pub async fn run(self, drain: CancellationToken) {
         metrics::AGENT_FILES_MISSING.set_count(&[], self.missing.load(Ordering::Relaxed));
-        let tending = self.files.into_iter().map(|(file, place, hook)| {
-            let reader = self.reader.clone();
+        let mut tasks = JoinSet::new();
+        for (file, place, hook) in self.files {
             let (changes, news) = watch::channel(None);
+            let place = Arc::new(place);
+            let telling = hook::follow(hook, Arc::clone(&place), news);
             let keeper = Keeper {
-                reader,
+                reader: self.reader.clone(),
                 file,
-                place: Arc::new(place),
+                place,
                 held: None,
-                tries: Tries::default(),
+                writes: Tries::default(),
+                removals: Tries::default(),
                 changes,
                 missing: Arc::clone(&self.missing),
             };
-            let drain = drain.clone();
-            async move {
-                let keeping = async move { drain.run_until_cancelled(keeper.keep()).await };
-                tokio::join!(keeping, hook::follow(hook, news));
-            }
-        });
-        futures_util::future::join_all(tending).await;
+            let keeping = keeper.keep(drain.clone());
+            tasks.spawn(async { _ = tokio::join!(keeping, telling) });
+        }
+        while let Some(ended) = tasks.join_next().await {
+            ended.expect("keeping a file does not panic");
+        }
     }
 }
 
@@ -139,7 +146,8 @@ struct Keeper<S> {
     file: File,
     place: Arc<Place>,
     held: Option<Held>,
-    tries: Tries,
+    writes: Tries,
+    removals: Tries,
     changes: watch::Sender<Option<Change>>,
     missing: Arc<AtomicUsize>,
 }
@@ -152,6 +160,10 @@ struct Tries {
 }
 
 impl Tries {
+    fn may_try(&self, now: Moment) -> bool {
+        now >= self.not_before
+    }
+
     fn failed(&mut self, now: Moment) {
         self.failures = self.failures.saturating_add(1);
         self.not_before = now.plus(PATIENT.min(LOOK * 2_u32.saturating_pow(self.failures.min(6) - 1)));
@@ -159,46 +171,101 @@ impl Tries {
 }
 
 impl<S: Store> Keeper<S> {
-    async fn keep(mut self) {
+    /// Ends between two changes, never within one: what is written is told, or left for the next process to tell.
+    async fn keep(mut self, drain: CancellationToken) {
+        let (reader, client) = (self.reader.clone(), self.file.client.clone());
         self.adopt().await;
-        loop {
-            self.turn().await;
-            let rest = decision::rest(self.held.as_ref(), self.reader.now(), LOOK);
-            self.reader.heard(&self.file.client, rest).await;
-        }
-    }
-
-    /// What an earlier process has left, where it can be vouched for.
-    async fn adopt(&mut self) {
-        let (place, client, form) = (Arc::clone(&self.place), self.file.client.clone(), self.file.form);
-        let found = blocking(move || Ok(place.found(client.as_str(), form.as_str()))).await.ok().flatten();
-        let now = self.reader.now();
-        self.holds(found.map(|note| Held::of(note.generation, note.expires_at, now)));
-    }
-
-    async fn turn(&mut self) {
-        if self.held.is_some() && !self.place.is_there() {
-            self.holds(None);
-        }
-        let seen = self.reader.look(&self.file.client).await;
-        let now = self.reader.now();
-        let step = decision::decide(self.held.as_ref(), &News::of(&seen), now);
-        if step == Step::Keep || now.moment < self.tries.not_before {
-            return;
-        }
-        let done = match (step, &seen) {
-            (Step::Write, Ok(served)) => self.write(served, now).await,
-            _ => self.remove().await,
-        };
-        match done {
-            Ok(()) => self.tries = Tries::default(),
-            Err(why) => {
-                self.tries.failed(now.moment);
-                metrics::AGENT_FILE_CHANGES.add(&["failed"], 1);
-                let path = self.file.path.display();
-                warn!(file = %self.file.name, %path, %why, "a token's file could not be changed: trying again");
+        while let Some(seen) = drain.run_until_cancelled(reader.look(&client)).await {
+            self.turn(&seen).await;
+            if drain.run_until_cancelled(reader.heard(&client, self.rest())).await.is_none() {
+                return;
             }
         }
+    }
+
+    /// What an earlier process has left, where it can be vouched for, and what it did not come to tell.
+    async fn adopt(&mut self) {
+        let (place, client, form) = (Arc::clone(&self.place), self.file.client.clone(), self.file.form);
+        let look = move || Ok((place.found(client.as_str(), form.as_str()), place.is_gone_untold()));
+        let (found, is_gone_untold) = blocking(look).await.unwrap_or_default();
+        let now = self.reader.now();
+        let held = found.as_ref().map(|note| Held::of(note.generation, note.expires_at, now));
+        self.holds(held);
+        if is_gone_untold {
+            self.tell(Change::Removed);
+        }
+        // Of an expired one there is nothing to tell but that it goes.
+        if held.is_some_and(|held| !held.has_expired(now)) {
+            let untold = found.filter(|note| !note.told);
+            untold.into_iter().for_each(|note| self.tell(Change::Written(note.generation, note.expires_at)));
+        }
+    }
+
+    fn rest(&self) -> Duration {
+        // What cannot be removed is not tried as often as the clock ticks.
+        let held = self.held.as_ref().filter(|_| self.removals.failures == 0);
+        decision::rest(held, self.reader.now(), LOOK)
+    }
+
+    async fn turn(&mut self, seen: &Result<Served, Refusal>) {
+        self.notice_a_loss().await;
+        let mut step = decision::decide(self.held.as_ref(), &News::of(seen), self.reader.now());
+        if let (Step::Write, Ok(served)) = (step, seen) {
+            if self.try_to_write(served).await {
+                return;
+            }
+            step = decision::unwritten(self.held.as_ref(), self.reader.now());
+        }
+        if step == Step::Remove {
+            self.try_to_remove().await;
+        }
+    }
+
+    async fn notice_a_loss(&mut self) {
+        let place = Arc::clone(&self.place);
+        if self.held.is_some() && !blocking(move || Ok(place.is_there())).await.unwrap_or(true) {
+            self.holds(None);
+        }
+    }
+
+    /// Whether it is written.
+    async fn try_to_write(&mut self, served: &Served) -> bool {
+        let now = self.reader.now();
+        if !self.writes.may_try(now.moment) {
+            return false;
+        }
+        match self.write(served, now).await {
+            Ok(()) => {
+                (self.writes, self.removals) = (Tries::default(), Tries::default());
+                true
+            }
+            Err(why) => {
+                self.writes.failed(now.moment);
+                self.warn(&why);
+                false
+            }
+        }
+    }
+
+    /// Failed writes hold no removal back.
+    async fn try_to_remove(&mut self) {
+        let now = self.reader.now();
+        if !self.removals.may_try(now.moment) {
+            return;
+        }
+        match self.remove().await {
+            Ok(()) => self.removals = Tries::default(),
+            Err(why) => {
+                self.removals.failed(now.moment);
+                self.warn(&why);
+            }
+        }
+    }
+
+    fn warn(&self, why: &str) {
+        metrics::AGENT_FILE_CHANGES.add(&["failed"], 1);
+        let path = self.file.path.display();
+        warn!(file = %self.file.name, %path, %why, "a token's file could not be changed: trying again");
     }
 
     async fn write(&mut self, served: &Served, now: Now) -> Result<(), String> {
@@ -211,6 +278,7 @@ impl<S: Store> Keeper<S> {
             generation: token.generation,
             expires_at: token.expires_at,
             sha256: String::new(),
+            told: !self.has_listeners(),
         };
         let place = Arc::clone(&self.place);
         blocking(move || place.write(&content, note)).await?;
@@ -221,18 +289,22 @@ impl<S: Store> Keeper<S> {
         }));
         info!(file = %self.file.name, %client, generation = token.generation.0, "a token's file is written");
         metrics::AGENT_FILE_CHANGES.add(&["written"], 1);
-        self.tell(Change::Written(token.generation));
+        self.tell(Change::Written(token.generation, token.expires_at));
         Ok(())
     }
 
     async fn remove(&mut self) -> Result<(), String> {
-        let place = Arc::clone(&self.place);
-        blocking(move || place.remove()).await?;
+        let (place, is_to_be_told) = (Arc::clone(&self.place), self.has_listeners());
+        blocking(move || place.remove(is_to_be_told)).await?;
         self.holds(None);
         warn!(file = %self.file.name, client = %self.file.client, "a token's file is removed: there is no good token");
         metrics::AGENT_FILE_CHANGES.add(&["removed"], 1);
         self.tell(Change::Removed);
         Ok(())
+    }
+
+    fn has_listeners(&self) -> bool {
+        !self.file.on_change.is_empty()
     }
 
     fn tell(&self, change: Change) {
@@ -259,3 +331,6 @@ async fn blocking<T: Send + 'static>(
         Err(error) => Err(error.to_string()),
     }
 }
+
+#[cfg(test)]
+mod tests;

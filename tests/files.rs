@@ -77,6 +77,20 @@ impl World {
         self.told().iter().map(|line| number(line).expect("written")).collect()
     }
 
+    /// Has the token refreshed; the generation that a file of JSON holds then. Each that it held meanwhile was good.
+    async fn rotated(&self, name: &str, last: i64) -> i64 {
+        self.deployment.ok(&["clients", "refresh", "acme-crm"]);
+        wait_for(SOON, "a rotation", async || {
+            let token = self.json(name).expect("it is always there");
+            assert!(
+                self.provider.is_active(token["access_token"].as_str().expect("a token")).await,
+                "{token}"
+            );
+            Some(generation(&token)).filter(|generation| *generation > last)
+        })
+        .await
+    }
+
     /// Everything in the folder, hidden or not, that is the agent's.
     fn left(&self, prefix: &str) -> Vec<String> {
         let entries = fs::read_dir(self.deployment.path()).expect("a folder");
@@ -88,11 +102,15 @@ impl World {
     }
 }
 
+fn generation(token: &Value) -> i64 {
+    token["generation"].as_i64().expect("a number")
+}
+
 fn file(name: &str, more: &str) -> String {
     format!("[agent.files.{name}]\nclient = \"acme-crm\"\npath = \"{name}\"\n{more}\n")
 }
 
-/// Reads a file again and again, as fast as it can: everything that it ever held.
+/// Reads a file again and again: everything that it ever held.
 struct Watcher {
     stop: Arc<AtomicBool>,
     thread: Option<std::thread::JoinHandle<BTreeSet<String>>>,
@@ -106,6 +124,7 @@ impl Watcher {
             let mut seen = BTreeSet::new();
             while !asked.load(Ordering::Relaxed) {
                 seen.insert(fs::read_to_string(&path).expect("it is always there"));
+                std::thread::sleep(Duration::from_millis(1));
             }
             seen
         };
@@ -132,18 +151,14 @@ async fn a_file_holds_one_whole_token_after_the_other_and_each_is_told_once() {
         file("plain", ""),
         file("hung", hung),
     ];
-    let world = World::new("6", &files.concat()).await;
+    let world = World::new("60", &files.concat()).await;
     let agent = world.agent().await;
     let first = wait_for(SOON, "the first file", async || world.json("kept")).await;
     let watcher = Watcher::of(world.at("kept"));
-    let generation = |token: &Value| token["generation"].as_i64().expect("a number");
-    let wanted = generation(&first) + 3;
-    wait_until(SOON, "three rotations", async || {
-        let token = world.json("kept").expect("it is always there");
-        assert!(world.provider.is_active(token["access_token"].as_str().expect("a token")).await, "{token}");
-        generation(&token) >= wanted
-    })
-    .await;
+    let mut last = generation(&first);
+    for _ in 0..3 {
+        last = world.rotated("kept", last).await;
+    }
     let seen = watcher.seen();
     let whole: Vec<Value> = seen.iter().map(|text| serde_json::from_str(text).expect("whole")).collect();
     assert!((3..20).contains(&whole.len()), "{whole:?}");
@@ -266,6 +281,37 @@ async fn what_an_agent_leaves_behind_the_next_one_knows() {
     wait_until(SOON, "it comes back", async || world.read("kept").as_ref() == Some(&token)).await;
     stop(agent).await;
     assert_eq!(world.provider.stats().await.granted, 2, "none of it asked for a token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_was_telling_when_it_was_ended_the_next_one_tells() {
+    let world = World::new("600", &file("kept", "on_change = [\"sh\", \"slow.sh\"]")).await;
+    let slow = "echo begun >>begun.log\nwhile [ ! -e go ]; do sleep 0.05; done\necho ended >>ended.log\n";
+    fs::write(world.at("slow.sh"), slow).expect("writable");
+    let lines = |name: &str| world.read(name).unwrap_or_default().lines().count();
+    let noted = || world.json(".kept.perennial").is_some_and(|note| note["told"] == json!(true));
+    let mut agent = world.agent().await;
+    wait_until(SOON, "it is being told", async || lines("begun.log") == 1).await;
+    // It waits for a while, and no longer.
+    agent.signal("TERM");
+    assert_eq!(agent.exit_code(SOON).await, 0, "{}", agent.errors());
+    assert!(world.read("kept").is_some() && !noted());
+
+    let mut agent = world.agent().await;
+    wait_until(SOON, "it is told again", async || lines("begun.log") == 2).await;
+    fs::write(world.at("go"), "").expect("writable");
+    wait_until(SOON, "that is noted", async || noted()).await;
+    agent.signal("TERM");
+    assert_eq!(agent.exit_code(SOON).await, 0, "{}", agent.errors());
+
+    let agent = world.agent().await;
+    let url = agent_url(&agent).await;
+    wait_until(SOON, "it knows its file", async || {
+        let metrics = fetch(&format!("{url}/metrics")).await.expect("metrics").body;
+        metrics.contains("\nperennial_agent_files_missing 0")
+    })
+    .await;
+    assert_eq!(lines("begun.log"), 2, "all is told");
 }
 
 #[tokio::test(flavor = "multi_thread")]

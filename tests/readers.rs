@@ -273,6 +273,39 @@ async fn the_readers_that_there_are_already_go_on_reading() {
     assert!(source.contains(key), "the key is made as readers make it");
 }
 
+/// A question is answered after the token was forgotten: with the one that the provider has refused.
+const FORGOTTEN: &str = "
+import { cached } from './read-sealed-token.mjs';
+const answers = [];
+const { read, forget } = cached(() => new Promise((resolve) => answers.push(resolve)));
+const answer = (n, text) => {
+  const token = { access_token: text, expires_at: Date.now() / 1000 + 600 };
+  answers[n]({ token, refreshAtMs: Date.now() + 300_000 });
+};
+const turn = () => new Promise(setImmediate);
+const waiting = read('acme');
+forget('acme');
+const later = read('acme');
+answer(1, 'new');
+await later;
+answer(0, 'old');
+const seen = [await waiting, await later, await read('acme')].map((token) => token.access_token);
+forget('acme');
+const last = read('acme');
+forget('acme');
+answer(2, 'older');
+await turn();
+answer(3, 'newest');
+seen.push((await last).access_token);
+console.log(seen.join(' '), answers.length);
+";
+
+#[tokio::test]
+async fn what_was_forgotten_does_not_come_back_with_an_older_answer() {
+    part("examples/readers/node/node_modules/.complete");
+    assert_eq!(ran(runs("js", FORGOTTEN), "forgetting").await, "new new new newest 4");
+}
+
 // The snippets of the documentation.
 
 /// The code of `docs/readers.md` in this language that has this word in it, as it stands there.

@@ -386,6 +386,20 @@ pub fn failed(entry: &Entry, refused: bool, asked: Now, now: Now, unit: f64) -> 
     }
 }
 
+/// What is known once a question has brought `entry`, with `known` before it. A newer token may be expected, and looked for soon: an
+/// answer that has none, to a question that began before that look, does not put it off. `meanwhile`, if that became known
+/// after the question had begun.
+pub fn learned(entry: Entry, known: &Entry, meanwhile: bool) -> Entry {
+    let of = |entry: &Entry| entry.sighting.as_ref().map(|sighting| generation(sighting));
+    let is_expected = known.told.is_some() && known.asked_table.is_none();
+    let began_before = entry.asked.is_some_and(|asked| asked.moment < known.check_at);
+    if !is_expected || !began_before || of(&entry) > of(known) {
+        return entry;
+    }
+    let asked_table = entry.asked_table.filter(|_| !meanwhile);
+    Entry { check_at: entry.check_at.min(known.check_at), asked_table, ..entry }
+}
+
 fn next_look(sighting: &Sighting, max_age: Duration, now: Now, unit: f64) -> Duration {
     let good = sighting.token.as_ref().filter(|_| !sighting.remaining(now).is_zero());
     let Some(token) = good else {

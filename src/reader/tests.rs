@@ -307,5 +307,31 @@ async fn a_question_asked_later_is_what_a_confirmation_waits_for() {
     assert_eq!(world.read(&acme()).await, Ok(2));
 }
 
+#[tokio::test(start_paused = true)]
+async fn no_older_answer_puts_off_the_look_for_a_newer_token() {
+    let world = World::kept();
+    world.register(&acme(), "p");
+    world.put(&acme(), 1);
+    assert_eq!(world.read(&acme()).await, Ok(1));
+    world.pass(secs(1)).await;
+    let (reader, marks) = (world.reader.clone(), AtomicU64::new(0));
+    world.store.on_operation(move |_| {
+        // The question is under way.
+        if marks.fetch_add(1, Ordering::Relaxed) == 0 {
+            reader.expect_newer(&acme());
+        }
+        Fault::None
+    });
+    // Whoever needs an answer that began now has it asked again: that answer is without a newer token as well.
+    world.reader.confirm(&acme(), world.clock.moment()).await;
+    let before = world.questions();
+    world.put(&acme(), 2);
+    world.pass(secs(1)).await;
+    let served = world.reader.at_hand(&acme(), Want::default()).expect("without a question");
+    assert_eq!((served.token().generation.0, world.questions()), (2, before + 1));
+    world.pass(secs(60)).await;
+    assert_eq!(world.questions(), before + 1, "nothing is expected any more");
+}
+
 #[cfg(test)]
 mod copies;

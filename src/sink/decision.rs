@@ -28,6 +28,11 @@ impl Held {
         Self { generation, expires_at, until: now.moment.plus(expires_at.since(now.wall)) }
     }
 
+    /// Whether it is no longer good, by either clock.
+    pub fn has_expired(&self, now: Now) -> bool {
+        self.remaining(now).is_zero()
+    }
+
     /// For how long it is good from `now`, by the more careful clock.
     fn remaining(&self, now: Now) -> Duration {
         self.until.since(now.moment).min(self.expires_at.since(now.wall))
@@ -81,7 +86,7 @@ pub fn decide(held: Option<&Held>, news: &News, now: Now) -> Step {
     let Some(held) = held else {
         return if matches!(news, News::Good(..)) { Step::Write } else { Step::Keep };
     };
-    let has_expired = held.remaining(now).is_zero();
+    let has_expired = held.has_expired(now);
     match *news {
         News::Good(generation, expires_at) => {
             // Tables of other tools have no generations: all of their tokens are of one.
@@ -93,6 +98,11 @@ pub fn decide(held: Option<&Held>, news: &News, now: Now) -> Step {
         News::Silence if has_expired => Step::Remove,
         News::Silence => Step::Keep,
     }
+}
+
+/// What to do where the good token cannot be written, or not yet again: what stands there stays for as long as it is good.
+pub fn unwritten(held: Option<&Held>, now: Now) -> Step {
+    if held.is_some_and(|held| held.has_expired(now)) { Step::Remove } else { Step::Keep }
 }
 
 /// How long a file can be left alone: at most `look`, and no longer than its token is good.
@@ -144,6 +154,14 @@ mod tests {
             assert_eq!(decide(Some(&held()), &good(2, 2000), now), Step::Write, "a table that was restored");
         }
         assert_eq!(decide(Some(&held()), &News::Silence, at(199, 1099)), Step::Keep);
+    }
+
+    #[test]
+    fn an_expired_token_does_not_wait_for_a_successor_that_cannot_be_written() {
+        assert_eq!(unwritten(Some(&held()), at(199, 1099)), Step::Keep);
+        assert_eq!(unwritten(Some(&held()), at(200, 1000)), Step::Remove);
+        assert_eq!(unwritten(Some(&held()), at(100, 1100)), Step::Remove);
+        assert_eq!(unwritten(None, at(300, 1300)), Step::Keep, "it is not ours");
     }
 
     #[test]

@@ -3,6 +3,9 @@
 //! It gets no secret: neither in its arguments, which every user of the machine can see, nor in its environment, nor is what
 //! it prints kept, which may be what it has read. At most one runs of those with the same words; what changes meanwhile is
 //! told once, when it has ended.
+//!
+//! Only when a command has ended is its change noted as told. What an agent did not come to tell, or was telling when it
+//! ended, the next one tells.
 
 use std::io;
 use std::process::{ExitStatus, Stdio};
@@ -14,16 +17,17 @@ use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, watch};
 use tracing::{info, warn};
 
-use super::File;
+use super::place::Place;
+use super::{File, blocking};
 use crate::metrics;
 use crate::record::Gen;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 /// What became of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It holds a token of this generation.
-    Written(Gen),
+    /// It holds a token of this generation, which expires then.
+    Written(Gen, Timestamp),
     /// It is gone.
     Removed,
 }
@@ -98,7 +102,7 @@ impl Hook {
         // Not PERENNIAL_...: this program, run from there, would take them for its own.
         command.env("TOKEN_FILE", &self.file.path).env("TOKEN_CLIENT", self.file.client.as_str());
         match change {
-            Change::Written(generation) => {
+            Change::Written(generation, _) => {
                 command.env("TOKEN_CHANGE", "written").env("TOKEN_GENERATION", generation.to_string())
             }
             Change::Removed => command.env("TOKEN_CHANGE", "removed"),
@@ -111,12 +115,16 @@ impl Hook {
 }
 
 /// Tells of each change, until there will be none; of the last alone where several came while one was told.
-pub(super) async fn follow(hook: Option<Hook>, mut news: watch::Receiver<Option<Change>>) {
-    let Some(hook) = hook else { return };
+pub(super) async fn follow(hook: Option<Hook>, place: Arc<Place>, mut news: watch::Receiver<Option<Change>>) {
     while news.changed().await.is_ok() {
         let change = *news.borrow_and_update();
-        if let Some(change) = change {
+        let Some(change) = change else { continue };
+        if let Some(hook) = &hook {
             hook.tell(change).await;
+        }
+        let place = Arc::clone(&place);
+        if let Err(why) = blocking(move || place.told(change)).await {
+            warn!(%why, "that a change was told could not be noted: the next agent tells it again");
         }
     }
 }

@@ -4,18 +4,20 @@
 //! and renamed over it. Renaming follows no link: what stands at the path is replaced, never what it points to. A link is
 //! refused all the same, since whoever made it expects otherwise.
 //!
-//! Beside the file stands a note of which token it holds, so that the next process knows until when what it finds is good.
+//! Beside the file stands a note of which token it holds, so that the next process knows until when what it finds is good,
+//! and whether that was told. The note of a file that was removed stays until the removal is told.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _, fchown};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
+use super::hook::Change;
 use crate::entropy::Entropy;
 use crate::record::Gen;
 use crate::time::Timestamp;
@@ -55,6 +57,8 @@ pub(super) struct Note {
     pub(super) expires_at: Timestamp,
     /// Of the file's content, in hexadecimal.
     pub(super) sha256: String,
+    /// Whether nobody has to be told of it any more.
+    pub(super) told: bool,
 }
 
 /// Where a file is kept.
@@ -66,6 +70,8 @@ pub(super) struct Place {
     mode: u32,
     group: Option<u32>,
     entropy: Arc<Entropy>,
+    /// File and note change together.
+    changing: Mutex<()>,
 }
 
 impl Place {
@@ -80,7 +86,8 @@ impl Place {
             Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
             _ => PathBuf::from("."),
         };
-        let place = Self { path: path.to_owned(), folder, name, mode, group, entropy };
+        let place =
+            Self { path: path.to_owned(), folder, name, mode, group, entropy, changing: Mutex::default() };
         place.check()?;
         place.sweep().map_err(PlaceError::Folder)?;
         let probe = place.part();
@@ -91,39 +98,78 @@ impl Place {
 
     /// Replaces the file. Its note's digest is filled in.
     pub(super) fn write(&self, content: &str, note: Note) -> Result<(), PlaceError> {
+        let _alone = self.alone();
         self.check()?;
         self.replace(&self.path, self.mode, content.as_bytes())?;
         let note = Note { sha256: digest(content.as_bytes()), ..note };
-        self.replace(&self.note(), 0o600, note.to_text().as_bytes())?;
+        // Nobody would know until when it is good.
+        self.write_note(&note).inspect_err(|_| drop(fs::remove_file(&self.path)))?;
+        Ok(())
+    }
+
+    /// Removes the file, and its note where nobody `is_to_be_told`. They may be gone already.
+    pub(super) fn remove(&self, is_to_be_told: bool) -> Result<(), PlaceError> {
+        let _alone = self.alone();
+        self.check()?;
+        absent_is_fine(fs::remove_file(&self.path))?;
+        if !is_to_be_told {
+            absent_is_fine(fs::remove_file(self.note()))?;
+        }
         File::open(&self.folder)?.sync_all()?;
         Ok(())
     }
 
-    /// Removes the file. It may be gone already.
-    pub(super) fn remove(&self) -> Result<(), PlaceError> {
-        self.check()?;
-        absent_is_fine(fs::remove_file(&self.path))?;
-        absent_is_fine(fs::remove_file(self.note()))?;
-        File::open(&self.folder)?.sync_all()?;
+    /// Notes that a change was told, unless the file has changed again.
+    pub(super) fn told(&self, change: Change) -> Result<(), PlaceError> {
+        let _alone = self.alone();
+        match (change, self.noted()) {
+            (Change::Removed, Some(_)) if !self.is_there() => absent_is_fine(fs::remove_file(self.note()))?,
+            (Change::Written(generation, expires_at), Some(note))
+                if !note.told && (note.generation, note.expires_at) == (generation, expires_at) =>
+            {
+                self.write_note(&Note { told: true, ..note })?;
+            }
+            _ => {}
+        }
         Ok(())
+    }
+
+    /// Whether an earlier process has removed the file, or somebody else has, and nobody was told.
+    pub(super) fn is_gone_untold(&self) -> bool {
+        self.noted().is_some() && !self.is_there()
     }
 
     /// What an earlier process has left: none where nothing vouches for it, or where it was to look otherwise.
     pub(super) fn found(&self, client: &str, form: &str) -> Option<Note> {
         self.check().ok()?;
-        let note = Note::parse(&fs::read_to_string(self.note()).ok()?)?;
+        let note = self.noted()?;
         let found = fs::metadata(&self.path).ok().filter(|found| found.len() <= LARGEST)?;
         let content = zeroize::Zeroizing::new(fs::read(&self.path).ok()?);
         let fits = note.client == client
             && note.form == form
             && note.sha256 == digest(&content)
-            && found.permissions().mode() & 0o7777 == self.mode;
+            && found.permissions().mode() & 0o7777 == self.mode
+            && self.group.is_none_or(|group| found.gid() == group);
         fits.then_some(note)
     }
 
     /// Whether anything stands there.
     pub(super) fn is_there(&self) -> bool {
         fs::symlink_metadata(&self.path).is_ok()
+    }
+
+    /// Nothing is left half done by a panic that the next change would not mend.
+    fn alone(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn noted(&self) -> Option<Note> {
+        Note::parse(&fs::read_to_string(self.note()).ok()?)
+    }
+
+    fn write_note(&self, note: &Note) -> io::Result<()> {
+        self.replace(&self.note(), 0o600, note.to_text().as_bytes())?;
+        File::open(&self.folder)?.sync_all()
     }
 
     fn check(&self) -> Result<(), PlaceError> {
@@ -194,6 +240,7 @@ impl Note {
             "generation": self.generation.0,
             "expires_at": self.expires_at.as_secs(),
             "sha256": self.sha256,
+            "told": self.told,
         });
         format!("{note}\n")
     }
@@ -207,6 +254,7 @@ impl Note {
             generation: Gen(note["generation"].as_i64()?),
             expires_at: Timestamp::from_secs(note["expires_at"].as_i64()?),
             sha256: word("sha256")?,
+            told: note["told"].as_bool()?,
         })
     }
 }
@@ -232,7 +280,8 @@ mod tests {
 
     fn note() -> Note {
         let (client, form) = ("acme".to_owned(), "token".to_owned());
-        Note { client, form, generation: Gen(3), expires_at: Timestamp::from_secs(9), sha256: String::new() }
+        let (generation, expires_at) = (Gen(3), Timestamp::from_secs(9));
+        Note { client, form, generation, expires_at, sha256: String::new(), told: false }
     }
 
     #[test]
@@ -249,9 +298,43 @@ mod tests {
         assert_eq!((place.found("other", "token"), place.found("acme", "json")), (None, None));
         fs::write(&path, "two").expect("written");
         assert_eq!(place.found("acme", "token"), None, "somebody else wrote it");
-        place.remove().expect("removed");
-        place.remove().expect("removed already");
+        place.remove(false).expect("removed");
+        place.remove(false).expect("removed already");
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+    }
+
+    #[test]
+    fn what_was_not_told_is_known_to_the_next_process() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        let place = place(&path, 0o600).expect("a place");
+        let is_told = || place.found("acme", "token").expect("ours").told;
+        place.write("one", note()).expect("written");
+        place.told(Change::Written(Gen(2), Timestamp::from_secs(9))).expect("noted");
+        place.told(Change::Removed).expect("noted");
+        assert!(!is_told(), "that was an earlier change");
+        place.told(Change::Written(Gen(3), Timestamp::from_secs(9))).expect("noted");
+        assert!(is_told() && !place.is_gone_untold());
+        place.remove(true).expect("removed");
+        assert!(place.is_gone_untold() && !path.exists());
+        place.told(Change::Removed).expect("noted");
+        assert!(!place.is_gone_untold());
+        assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
+    }
+
+    #[test]
+    fn a_file_of_another_group_is_not_vouched_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        let of = |group| Place::open(&path, (0o600, group), Arc::new(Entropy::from_seed(1)));
+        let place = of(None).expect("a place");
+        place.write("one", note()).expect("written");
+        let group = fs::metadata(&path).expect("a file").gid();
+        let own = of(Some(group)).expect("our own group");
+        assert!(own.found("acme", "token").is_some());
+        // Nobody who is not root can give a file to another group: it is looked at as if that had been asked for.
+        let other = Place { group: Some(group + 1), ..own };
+        assert_eq!(other.found("acme", "token"), None);
     }
 
     #[test]
@@ -263,7 +346,7 @@ mod tests {
         std::os::unix::fs::symlink(&target, &link).expect("a link");
         assert!(matches!(place(&link, 0o600), Err(PlaceError::NotAFile)));
         assert!(matches!(ours.write("token", note()), Err(PlaceError::NotAFile)));
-        assert!(matches!(ours.remove(), Err(PlaceError::NotAFile)));
+        assert!(matches!(ours.remove(false), Err(PlaceError::NotAFile)));
         assert_eq!(fs::read_to_string(&target).expect("a file"), "precious");
         assert!(matches!(place(folder.path(), 0o600), Err(PlaceError::NotAFile)));
         let missing = folder.path().join("missing/token");

@@ -184,27 +184,30 @@ export class NoToken extends Error {}
 export function cached(ask) {
   const known = new Map();
   const isGood = (entry) => entry?.token !== undefined && entry.token.expires_at * 1000 > Date.now();
-  const learn = async (client) => {
+  const learn = async (client, entry) => {
+    // Whoever was forgotten meanwhile, or is asked about anew, does not come back with an older answer.
+    const keep = (next) => known.get(client) === entry && known.set(client, next);
     try {
       const { token, refreshAtMs } = await ask(client);
       const due = refreshAtMs + REFRESH_TAKES_MS - Date.now();
-      known.set(client, { token, askAgain: Date.now() + Math.max(PACE_MS, Math.min(due, CONFIRM_MS)) });
+      keep({ token, askAgain: Date.now() + Math.max(PACE_MS, Math.min(due, CONFIRM_MS)) });
     } catch (error) {
-      const entry = known.get(client);
       const bridged = isGood(entry) && !(error instanceof NoToken);
-      known.set(client, { ...(bridged ? { token: entry.token } : { error }), askAgain: Date.now() + PACE_MS });
+      keep({ ...(bridged ? { token: entry.token } : { error }), askAgain: Date.now() + PACE_MS });
     }
   };
   const read = async (client) => {
     let entry = known.get(client);
     if (entry?.asking === undefined && !(Date.now() < entry?.askAgain && (entry.error || isGood(entry)))) {
-      entry = { ...entry, askAgain: 0, asking: learn(client) };
+      entry = { ...entry, askAgain: 0 };
       known.set(client, entry);
+      entry.asking = learn(client, entry);
     }
     // Nobody waits for a question while there is a good token.
     if (entry.asking !== undefined && !isGood(entry)) {
       await entry.asking;
       entry = known.get(client);
+      if (entry === undefined || entry.asking !== undefined) return read(client);
     }
     if (isGood(entry)) return entry.token;
     throw entry?.error ?? new NoToken(`no valid token for ${client}`);
