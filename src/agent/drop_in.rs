@@ -387,25 +387,6 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_an_arn_may_be_the_name_s() {
-        let arn = "arn:aws:secretsmanager:us-west-2:123456789012:secret:";
-        let read = |name: &str| by_query(&format!("secretId={arn}{name}")).expect(name);
-        let ask = read("prod/oauth/acme-europe");
-        assert_eq!((ask.client.as_str(), ask.name.as_str()), ("acme", "prod/oauth/acme"));
-        let whole = ask.whole.clone().expect("another reading");
-        let whole = ask.of_whole(whole);
-        assert_eq!((whole.client.as_str(), whole.name.as_str()), ("acme-europe", "prod/oauth/acme-europe"));
-        assert_eq!(whole.whole, None);
-        // Only one reading fits a name here.
-        assert_eq!(read("acme/token-NhBWsc").whole, None);
-        assert_eq!(read("prod/oauth/acme-crm").whole, None);
-        assert_eq!(
-            by_query("secretId=prod/oauth/acme-europe").expect("a name").client.as_str(),
-            "acme-europe"
-        );
-    }
-
-    #[test]
     fn what_cannot_be_understood_is_told_in_the_words_of_aws() {
         let told = |ask: Result<Ask, Problem>| match ask {
             Err(Problem::Malformed(why)) => why,

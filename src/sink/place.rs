@@ -43,6 +43,9 @@ pub enum PlaceError {
     /// Its folder is missing, or cannot be written to.
     #[error("its folder must be there, and the agent's user must be able to write to it: {0}")]
     Folder(io::Error),
+    /// It cannot be given to its group.
+    #[error("it cannot be given to group {0}: the agent's user has to be a member of it, see `group`: {1}")]
+    Group(u32, io::Error),
     /// Writing failed.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -91,7 +94,10 @@ impl Place {
         place.check()?;
         place.sweep().map_err(PlaceError::Folder)?;
         let probe = place.part();
-        drop(place.create(&probe, mode).map_err(PlaceError::Folder)?);
+        drop(place.create(&probe, mode).map_err(|error| match error {
+            PlaceError::Io(error) => PlaceError::Folder(error),
+            other => other,
+        })?);
         fs::remove_file(&probe).map_err(PlaceError::Folder)?;
         Ok(place)
     }
@@ -139,18 +145,27 @@ impl Place {
         self.noted().is_some() && !self.is_there()
     }
 
-    /// What an earlier process has left: none where nothing vouches for it, or where it was to look otherwise.
+    /// What an earlier process has left, where its note vouches for it. What was kept for another client, or in another form, is
+    /// removed; what has other permissions than it should counts as older than it is.
     pub(super) fn found(&self, client: &str, form: &str) -> Option<Note> {
         self.check().ok()?;
         let note = self.noted()?;
         let found = fs::metadata(&self.path).ok().filter(|found| found.len() <= LARGEST)?;
         let content = zeroize::Zeroizing::new(fs::read(&self.path).ok()?);
-        let fits = note.client == client
-            && note.form == form
-            && note.sha256 == digest(&content)
-            && found.permissions().mode() & 0o7777 == self.mode
+        if note.sha256 != digest(&content) {
+            return None;
+        }
+        // Ours, and another client's or of another form: whoever reads it would take it for what it is not.
+        if note.client != client || note.form != form {
+            drop(self.remove(false));
+            return None;
+        }
+        let is_as_wanted = found.permissions().mode() & 0o7777 == self.mode
             && self.group.is_none_or(|group| found.gid() == group);
-        fits.then_some(note)
+        // Otherwise good for as long as it was, and older than any token that comes.
+        let generation =
+            if is_as_wanted { note.generation } else { Gen(note.generation.0.saturating_sub(1)) };
+        Some(Note { generation, ..note })
     }
 
     /// Whether anything stands there.
@@ -167,9 +182,9 @@ impl Place {
         Note::parse(&fs::read_to_string(self.note()).ok()?)
     }
 
-    fn write_note(&self, note: &Note) -> io::Result<()> {
+    fn write_note(&self, note: &Note) -> Result<(), PlaceError> {
         self.replace(&self.note(), 0o600, note.to_text().as_bytes())?;
-        File::open(&self.folder)?.sync_all()
+        Ok(File::open(&self.folder)?.sync_all()?)
     }
 
     fn check(&self) -> Result<(), PlaceError> {
@@ -179,27 +194,27 @@ impl Place {
         }
     }
 
-    fn replace(&self, path: &Path, mode: u32, content: &[u8]) -> io::Result<()> {
+    fn replace(&self, path: &Path, mode: u32, content: &[u8]) -> Result<(), PlaceError> {
         let part = self.part();
         let written = self.create(&part, mode).and_then(|mut file| {
             file.write_all(content)?;
             file.sync_all()?;
-            fs::rename(&part, path)
+            Ok(fs::rename(&part, path)?)
         });
         written.inspect_err(|_| drop(fs::remove_file(&part)))
     }
 
     /// An empty file that is ours alone, and then whose it is to be.
-    fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
+    fn create(&self, path: &Path, mode: u32) -> Result<File, PlaceError> {
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         let settle = || {
             if let Some(group) = self.group {
-                fchown(&file, None, Some(group))?;
+                fchown(&file, None, Some(group)).map_err(|error| PlaceError::Group(group, error))?;
             }
             // The mask of the process has no say.
-            file.set_permissions(Permissions::from_mode(mode))
+            Ok(file.set_permissions(Permissions::from_mode(mode))?)
         };
-        settle().inspect_err(|_| drop(fs::remove_file(path)))?;
+        settle().inspect_err(|_: &PlaceError| drop(fs::remove_file(path)))?;
         Ok(file)
     }
 
@@ -295,9 +310,23 @@ mod tests {
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o7777, 0o640);
         let found = place.found("acme", "token").expect("ours");
         assert_eq!((found.generation, found.expires_at), (Gen(3), Timestamp::from_secs(9)));
-        assert_eq!((place.found("other", "token"), place.found("acme", "json")), (None, None));
         fs::write(&path, "two").expect("written");
         assert_eq!(place.found("acme", "token"), None, "somebody else wrote it");
+        assert!(path.exists(), "and it is theirs");
+        // Kept for another client, or in another form, it would be taken for what it is not.
+        for (client, form) in [("other", "token"), ("acme", "json")] {
+            place.write("one", note()).expect("written");
+            assert_eq!(place.found(client, form), None);
+            assert!(!path.exists(), "{client} {form}");
+        }
+        place.write("one", note()).expect("written");
+        fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("it is ours");
+        let found = place.found("acme", "token").expect("ours, and good for as long as it was");
+        assert_eq!(
+            (found.generation, found.expires_at),
+            (Gen(2), Timestamp::from_secs(9)),
+            "any token replaces it"
+        );
         place.remove(false).expect("removed");
         place.remove(false).expect("removed already");
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
@@ -323,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_group_is_not_vouched_for() {
+    fn a_file_of_another_group_is_written_anew() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("token");
         let of = |group| Place::open(&path, (0o600, group), Arc::new(Entropy::from_seed(1)));
@@ -331,10 +360,11 @@ mod tests {
         place.write("one", note()).expect("written");
         let group = fs::metadata(&path).expect("a file").gid();
         let own = of(Some(group)).expect("our own group");
-        assert!(own.found("acme", "token").is_some());
+        let generation = |place: &Place| place.found("acme", "token").expect("ours").generation;
+        assert_eq!(generation(&own), Gen(3));
         // Nobody who is not root can give a file to another group: it is looked at as if that had been asked for.
         let other = Place { group: Some(group + 1), ..own };
-        assert_eq!(other.found("acme", "token"), None);
+        assert_eq!(generation(&other), Gen(2), "any token replaces it");
     }
 
     #[test]
