@@ -1,7 +1,7 @@
 //! Files that hold a token, for programs that can read nothing else.
 //!
 //! Each file is tended by a task of its own: it looks at what the reader knows, [`decision`] says what that means for the
-//! file, [`place`] writes it in one step, and [`hook`] runs what the operator wants run after a change.
+//! file, `place` writes it in one step, and `hook` runs what the operator wants run after a change.
 //!
 //! Invariant: a program that opens the path finds a whole token, which was good when it was written and has not expired
 //! since; or nothing. That holds for as long as this runs: a file that it leaves behind expires unseen.
