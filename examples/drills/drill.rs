@@ -126,11 +126,12 @@ async fn store_outage(length: Length) -> Seen {
     let stage = Stage::set(length, HERE, |_| None).await;
     let mut play = stage.begin(&[], &[]).await;
     let before = stage.provider.stats().await.token_requests;
-    for number in 0..3 {
-        stage.deployment.ok(&["clients", "refresh", &format!("client-{number}")]);
-    }
+    // Long enough that none is here and stored before the table goes.
+    stage.provider.fault(json!({"kind": "slow", "ms": 1000})).await;
+    stage.deployment.ok(&["clients", "refresh", "client-0", "client-1", "client-2"]);
     play.until("they are in flight", async || stage.provider.stats().await.token_requests > before).await;
     stage.to_store.close();
+    stage.provider.clear_faults().await;
     play.trouble(length.seconds(16, 600)).await;
     let during = stage.provider.stats().await.token_requests;
     assert!(during <= before + 3, "{} requests without a table", during - before);
