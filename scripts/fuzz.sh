@@ -47,8 +47,10 @@ keep() {
     local target=$1 kept="fuzz/corpus/$1"
     # libFuzzer names its finds by their digest.
     find "$kept" -type f -regextype posix-extended -regex '.*/[0-9a-f]{40}' -delete
-    find "$work/merged" -type f -size "-$((most_bytes + 1))c" -printf '%s %f\n' | sort -n | head -n "$most_inputs" |
-        while read -r _ name; do cp "$work/merged/$name" "$kept/"; done
+    # awk reads to the end: `head` would not, and what writes to it would fail.
+    find "$work/merged" -type f -size "-$((most_bytes + 1))c" -printf '%s %f\n' | sort -n |
+        awk -v most="$most_inputs" 'NR <= most { print $2 }' |
+        while read -r name; do cp "$work/merged/$name" "$kept/"; done
     say "$target: $(find "$kept" -type f | wc -l) inputs, $(find "$kept" -type f -printf '%s\n' | awk '{ s += $1 } END { print s + 0 }') bytes"
 }
 

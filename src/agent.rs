@@ -181,6 +181,7 @@ impl<S: Store> Agent<S> {
         answer
     }
 
+    /// What is rare or long is boxed: a future is moved as a whole, as large as the largest of its ways.
     async fn respond(&self, head: &Parts, body: Incoming, is_tcp: bool) -> Result<Answer, Problem> {
         admission::admit(head, is_tcp)?;
         let path = head.uri.path();
@@ -190,13 +191,13 @@ impl<S: Store> Agent<S> {
             return match rest.split_once('/') {
                 None if reads => self.one(head, rest).await,
                 None => Err(Problem::Method("GET, HEAD")),
-                Some((id, "rejected")) if posts => self.rejected(head, id, body).await,
+                Some((id, "rejected")) if posts => Box::pin(self.rejected(head, id, body)).await,
                 Some((_, "rejected")) => Err(Problem::Method("POST")),
                 Some(_) => Err(Problem::NoSuchPath),
             };
         }
         match path {
-            "/v1/tokens" if posts => self.many(head, body).await,
+            "/v1/tokens" if posts => Box::pin(self.many(head, body)).await,
             "/v1/tokens" => Err(Problem::Method("POST")),
             "/healthz" if reads => Ok(answer::text("ok\n".into(), "text/plain; charset=utf-8")),
             "/metrics" if reads => {
@@ -216,12 +217,22 @@ impl<S: Store> Agent<S> {
         if let Some(served) = self.reader.at_hand(&id, query.want) {
             return Ok(answer::token(&id, &served, form, &head.headers, None));
         }
+        Box::pin(self.one_later(head, &id, query, form)).await
+    }
+
+    async fn one_later(
+        &self,
+        head: &Parts,
+        id: &ClientId,
+        query: Query,
+        form: Form,
+    ) -> Result<Answer, Problem> {
         let _waits = self.waiting.try_acquire().map_err(|_| Problem::Busy)?;
         let begun = self.clock.moment();
-        match self.reader.wait_for(&id, query.want, query.max_wait).await {
+        match self.reader.wait_for(id, query.want, query.max_wait).await {
             Ok(served) => {
                 let waited = Some(self.clock.moment().since(begun));
-                Ok(answer::token(&id, &served, form, &head.headers, waited))
+                Ok(answer::token(id, &served, form, &head.headers, waited))
             }
             // Whoever asks for the next generation has the last.
             Err(Refusal::NoNewer(_)) => Ok(answer::not_modified()),
@@ -409,7 +420,7 @@ impl<S: Store> server::Service for Visitors<S> {
     async fn answer(&self, request: Request<Incoming>) -> Answer {
         match (self.manner, &self.agent.settings.drop_in) {
             (Manner::DropIn, Some(settings)) => {
-                self.agent.answer_as_aws(&request.into_parts().0, settings).await
+                Box::pin(self.agent.answer_as_aws(&request.into_parts().0, settings)).await
             }
             _ => self.agent.answer(request, self.is_local).await,
         }

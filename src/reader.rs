@@ -275,8 +275,8 @@ impl<S: Store> Reader<S> {
 
 impl<S: Store> Inner<S> {
     fn now(&self) -> Now {
-        let clock = self.clock.as_ref();
-        Now { moment: clock.moment(), wall: self.vitals.latest(clock) }
+        let (moment, wall) = (self.clock.moment(), self.clock.now());
+        Now { moment, wall: self.vitals.latest(moment, wall) }
     }
 
     fn slot(&self, id: &ClientId) -> Arc<Slot> {

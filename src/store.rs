@@ -284,15 +284,22 @@ impl Vitals {
 
     /// The time by the store's clock, as far as its answers have told how far ours is off.
     pub fn now(&self, clock: &dyn Clock) -> Timestamp {
-        clock.now().set_right(self.skew_ms(clock))
+        self.by_steady(clock.moment()).unwrap_or_else(|| clock.now())
     }
 
-    /// The same, but never earlier than our wall clock makes it, as it went on since the last answer: it alone counts the
-    /// time in which a machine stood still together with its steady clock (a snapshot). Whoever judges by this errs, after
-    /// a step of our clock, towards "expired", until the store answers.
-    pub fn latest(&self, clock: &dyn Clock) -> Timestamp {
-        let by_wall = clock.now().set_right(self.skew_then_ms.load(Ordering::Relaxed));
-        self.now(clock).max(by_wall)
+    /// The same at readings of both clocks, but never earlier than our wall clock makes it, as it went on since the last
+    /// answer: it alone counts the time in which a machine stood still together with its steady clock (a snapshot).
+    /// Whoever judges by this errs, after a step of our clock, towards "expired", until the store answers.
+    pub fn latest(&self, moment: Moment, wall: Timestamp) -> Timestamp {
+        let by_wall = wall.set_right(self.skew_then_ms.load(Ordering::Relaxed));
+        self.by_steady(moment).map_or(by_wall, |by_steady| by_steady.max(by_wall))
+    }
+
+    /// The store's clock, as our steady clock went on since its last answer; `None` before the first.
+    fn by_steady(&self, moment: Moment) -> Option<Timestamp> {
+        let steady = || Timestamp::EPOCH.plus(moment.since(Moment::default()));
+        let is_dated = self.dated.load(Ordering::Relaxed);
+        is_dated.then(|| steady().set_right(self.lead_ms.load(Ordering::Relaxed)))
     }
 
     /// Our wall clock minus the store's, in milliseconds; zero while they agree to the second of the header, and before
@@ -387,10 +394,12 @@ mod tests {
                 time.since(expected) <= second && expected.since(time) <= second
             };
             assert!(near(vitals.now(&clocks), store), "{}", vitals.now(&clocks));
-            assert!(near(vitals.latest(&clocks), latest), "{}", vitals.latest(&clocks));
+            let found = vitals.latest(clocks.1, clocks.0);
+            assert!(near(found, latest), "{found}");
         }
         vitals.answered(&at(91_010, 60), Some(Timestamp::from_secs(87_410)));
-        assert_eq!(vitals.latest(&at(91_010, 60)), vitals.now(&at(91_010, 60)));
+        let clocks = at(91_010, 60);
+        assert_eq!(vitals.latest(clocks.1, clocks.0), vitals.now(&clocks));
     }
 
     #[test]

@@ -6,11 +6,13 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -59,6 +61,8 @@ pub(super) trait Door: Send + 'static {
 struct Doing {
     what: AtomicU8,
     since: AtomicU64,
+    /// Its task.
+    waker: AtomicWaker,
 }
 
 /// All connections of a server.
@@ -66,11 +70,17 @@ pub(super) struct Connections {
     round: AtomicU64,
     open: Mutex<Vec<(Arc<Doing>, AbortHandle)>>,
     limit: usize,
+    drains: AtomicBool,
 }
 
 impl Connections {
     pub(super) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { round: AtomicU64::new(0), open: Mutex::default(), limit })
+        Arc::new(Self {
+            round: AtomicU64::new(0),
+            open: Mutex::default(),
+            limit,
+            drains: AtomicBool::new(false),
+        })
     }
 
     /// How many are open.
@@ -103,6 +113,14 @@ impl Connections {
 
     fn enter(&self, doing: Arc<Doing>, task: AbortHandle) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).push((doing, task));
+    }
+
+    /// Has each connection end after the request that is under way, if there is one.
+    fn drain(&self) {
+        self.drains.store(true, Ordering::Release);
+        for (doing, _) in self.open.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            doing.waker.wake();
+        }
     }
 
     /// Ends what takes too long.
@@ -140,13 +158,8 @@ pub(super) async fn serve<D: Door, S: Service>(
             Ok(Some(stream)) if connections.make_room() => {
                 let doing = Arc::new(Doing::default());
                 connections.turn(&doing, IDLE);
-                let task = connection(
-                    stream,
-                    Arc::clone(&service),
-                    Arc::clone(&connections),
-                    Arc::clone(&doing),
-                    drain.clone(),
-                );
+                let task =
+                    connection(stream, Arc::clone(&service), Arc::clone(&connections), Arc::clone(&doing));
                 connections.enter(doing, tasks.spawn(task));
             }
             Ok(_) => {}
@@ -157,6 +170,7 @@ pub(super) async fn serve<D: Door, S: Service>(
         }
     }
     drop(door);
+    connections.drain();
     while tasks.join_next().await.is_some() {}
 }
 
@@ -168,13 +182,8 @@ pub(super) async fn watch(connections: Arc<Connections>, clock: Arc<dyn Clock>) 
     }
 }
 
-async fn connection<T, S>(
-    stream: T,
-    service: Arc<S>,
-    connections: Arc<Connections>,
-    doing: Arc<Doing>,
-    drain: CancellationToken,
-) where
+async fn connection<T, S>(stream: T, service: Arc<S>, connections: Arc<Connections>, doing: Arc<Doing>)
+where
     T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service,
 {
@@ -191,11 +200,17 @@ async fn connection<T, S>(
     let mut http = http1::Builder::new();
     http.max_headers(HEADERS).max_header_size(HEADER_BYTES).max_buf_size(BUFFER).half_close(false);
     let mut served = std::pin::pin!(http.serve_connection(TokioIo::new(watched), answer));
+    let mut leaves = false;
+    // Nothing is shared with other connections here: they are polled with each request.
+    let served = poll_fn(|context| {
+        doing.waker.register(context.waker());
+        if connections.drains.load(Ordering::Acquire) && !leaves {
+            leaves = true;
+            served.as_mut().graceful_shutdown();
+        }
+        served.as_mut().poll(context)
+    });
     // What went wrong is the other side's affair.
-    tokio::select! {
-        _ = served.as_mut() => return,
-        () = drain.cancelled() => served.as_mut().graceful_shutdown(),
-    }
     _ = served.await;
 }
 
