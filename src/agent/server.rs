@@ -4,9 +4,9 @@
 //! doing, and one loop ends those that take too long over it: half a header, an answer that nobody reads. Where too many
 //! are open, the one that has been idle longest goes; one with a request under way never does.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
