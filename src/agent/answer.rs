@@ -32,7 +32,6 @@ const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
 /// Longer than this nobody else should keep a token without asking.
 const KEPT: Duration = Duration::from_secs(60);
-const KEEP_AS_LONG_AS_MAY_BE: HeaderValue = HeaderValue::from_static("private, max-age=60, must-revalidate");
 
 /// How a token is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,23 +116,17 @@ fn write_token(out: &mut String, id: &ClientId, served: &Served, secret: impl Fn
         Some(scope) => quote(out, scope),
         None => out.push_str("null"),
     }
-    for (name, value) in [
-        ("expires_at", token.expires_at.as_secs()),
-        ("expires_in", whole(served.remaining)),
-        ("refresh_after", token.refresh_at.unwrap_or(token.expires_at).as_secs()),
-        ("generation", token.generation.0),
-    ] {
-        out.push_str(",\"");
-        out.push_str(name);
-        out.push_str("\":");
-        out.push_str(itoa::Buffer::new().format(value));
-    }
-    out.push_str(if served.stale { ",\"stale\":true}" } else { ",\"stale\":false}" });
+    // Writing to a string cannot fail.
+    let _infallible = write!(
+        out,
+        ",\"expires_at\":{},\"expires_in\":{},\"refresh_after\":{},\"generation\":{},\"stale\":{}}}",
+        token.expires_at.as_secs(),
+        served.remaining.as_secs(),
+        token.refresh_at.unwrap_or(token.expires_at).as_secs(),
+        token.generation,
+        served.stale,
+    );
     [first, second]
-}
-
-fn whole(seconds: Duration) -> i64 {
-    i64::try_from(seconds.as_secs()).unwrap_or(i64::MAX)
 }
 
 /// A string of JSON.
@@ -189,11 +182,7 @@ fn names(tags: &[u8], tag: &[u8]) -> bool {
 }
 
 fn cache_control(served: &Served) -> HeaderValue {
-    let keep = if served.stale { Duration::ZERO } else { served.remaining.min(KEPT) };
-    if keep == KEPT {
-        return KEEP_AS_LONG_AS_MAY_BE;
-    }
-    let keep = keep.as_secs();
+    let keep = if served.stale { 0 } else { served.remaining.min(KEPT).as_secs() };
     value(format!("private, max-age={keep}, must-revalidate"))
 }
 
