@@ -36,6 +36,7 @@ mod follow;
 pub mod freshness;
 mod slot;
 mod upkeep;
+pub mod written;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,6 +59,7 @@ pub use freshness::{AccessToken, Refusal, Served, Sighting, Standing, Want};
 use freshness::{Entry, Judgement, Now, Question};
 use slot::Slot;
 use upkeep::Upkeep;
+use written::Written;
 
 /// Clients that were asked for and are not known to exist are remembered apart, so that inventing names pushes nobody out.
 const STRANGERS: usize = 1024;
@@ -449,6 +451,7 @@ fn access_token(token: Token) -> Option<AccessToken> {
         refresh_at: token.refresh_at,
         stored_at: token.last_updated.and_then(|text| stored_at(&text)),
         generation: token.generation,
+        written: Written::default(),
     })
 }
 

@@ -3,10 +3,11 @@
 //! [`Secret`] has no `Display` and no `Serialize`, its `Debug` is redacted, and its memory is zeroized when it
 //! is dropped. Whoever needs the text calls [`Secret::expose`], so that every such place can be found by name.
 
-use std::fmt;
 use std::sync::Arc;
+use std::{fmt, io};
 
 use bytes::Bytes;
+use serde::Serialize;
 use zeroize::Zeroizing;
 
 /// A secret string: redacted in `Debug`, zeroized on drop, compared by value.
@@ -99,6 +100,30 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
+/// JSON with secrets in it. What grows while it is written leaves copies behind: its length is counted first.
+pub fn json(value: &impl Serialize) -> Zeroizing<String> {
+    const PLAIN: &str = "strings, numbers and lists of them are JSON";
+    let mut length = Length(0);
+    serde_json::to_writer(&mut length, value).expect(PLAIN);
+    let mut out = Vec::with_capacity(length.0);
+    serde_json::to_writer(&mut out, value).expect(PLAIN);
+    Zeroizing::new(String::from_utf8(out).expect("JSON is UTF-8"))
+}
+
+/// Counts what is written.
+struct Length(usize);
+
+impl io::Write for Length {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len();
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 impl PartialEq for Secret {
     fn eq(&self, other: &Self) -> bool {
         self.text == other.text
@@ -128,6 +153,15 @@ impl From<String> for Secret {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_fills_its_memory_exactly() {
+        for text in ["", "plain", "q\"uo\\te", "new\nline\u{1}", "ü\u{2028}"] {
+            let written = json(&[text]);
+            assert_eq!(written.capacity(), written.len(), "{text:?}");
+            assert_eq!(serde_json::from_str::<[String; 1]>(&written).expect("JSON"), [text]);
+        }
+    }
 
     #[test]
     fn debug_is_redacted_alone_and_inside_other_types() {

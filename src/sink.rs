@@ -271,7 +271,7 @@ impl<S: Store> Keeper<S> {
     async fn write(&mut self, served: &Served, now: Now) -> Result<(), String> {
         let token = served.token();
         let (client, form) = (self.file.client.clone(), self.file.form);
-        let content = form.content(client.as_str(), token).map_err(|misfit| misfit.to_string())?;
+        let content = form.content(&client, token).map_err(|misfit| misfit.to_string())?;
         let note = Note {
             client: client.as_str().to_owned(),
             form: form.as_str().to_owned(),

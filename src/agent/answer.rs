@@ -1,9 +1,8 @@
 //! Answers: a token in its forms, and everything else.
 //!
-//! Whoever asks gets a token a million times for each time that it changes: what is written here is written by hand, around
-//! the token, which is sent from where the cache has it.
+//! Whoever asks gets a token a million times for each time that it changes: what of it does not age is written once, and
+//! sent from there.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +17,7 @@ use zeroize::Zeroizing;
 use super::body::Body;
 use super::problem::{Problem, seconds};
 use crate::client::ClientId;
+use crate::reader::written::{self, Forms};
 use crate::reader::{AccessToken, Served};
 use crate::record::Gen;
 
@@ -30,8 +30,10 @@ const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const PROBLEM: HeaderValue = HeaderValue::from_static("application/problem+json");
-/// Longer than this nobody else should keep a token without asking.
+/// Longer than this nobody else should keep a token without asking ...
 const KEPT: Duration = Duration::from_secs(60);
+/// ... and so it is told, nearly each time.
+const KEEP: HeaderValue = HeaderValue::from_static("private, max-age=60, must-revalidate");
 
 /// How a token is wanted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,8 +51,8 @@ pub(super) fn token(
     waited: Option<Duration>,
 ) -> Answer {
     let token = served.token();
-    let tag = tag(token);
-    let known = asked.get(IF_NONE_MATCH).is_some_and(|tags| names(tags.as_bytes(), tag.as_bytes()));
+    let tag = &forms(id, token).tag;
+    let known = asked.get(IF_NONE_MATCH).is_some_and(|tags| names(tags.as_bytes(), tag));
     let (body, content_type) = match form {
         _ if known => (Body::default(), None),
         Form::Json => (token_body(id, served), Some(JSON)),
@@ -64,105 +66,41 @@ pub(super) fn token(
     if let Some(content_type) = content_type {
         headers.insert(CONTENT_TYPE, content_type);
     }
-    headers.insert(ETAG, value(tag));
+    headers.insert(ETAG, value(tag.clone()));
     headers.insert(AGE, HeaderValue::from(served.age.as_secs()));
     headers.insert(CACHE_CONTROL, cache_control(served));
     headers.insert(SERVER_TIMING, timing(waited));
     answer
 }
 
-/// A token's JSON around the token itself, which is not copied unless it has to be escaped.
+/// A token's JSON: what ages, and what is the same for everybody, from where it lies.
 fn token_body(id: &ClientId, served: &Served) -> Body {
-    let secret = &served.token().secret;
-    let text = secret.expose();
-    if !is_plain(text) {
-        return self::secret(token_json(id, served)).into();
-    }
-    let mut out = String::with_capacity(512);
-    let [first, second] = write_token(&mut out, id, served, |_| ());
-    let around = Bytes::from(out);
-    let (token, again) = (secret.expose_bytes(), secret.expose_bytes());
-    Body::of([around.slice(..first), token, around.slice(first..second), again, around.slice(second..)])
+    let steady = forms(id, served.token()).json.slice(1..);
+    Body::of([Bytes::from(ageing(served)), steady])
 }
 
 /// The same in one piece.
-pub(super) fn token_json(id: &ClientId, served: &Served) -> String {
-    let text = served.token().secret.expose();
-    // Enough also where all of it is escaped: what has grown leaves a copy behind.
-    let escaped = if is_plain(text) { text.len() } else { 6 * text.len() };
-    let mut out = String::with_capacity(2 * escaped + 1024);
-    write_token(&mut out, id, served, |out| escape(out, text));
-    out
+pub(super) fn token_json(id: &ClientId, served: &Served) -> Zeroizing<String> {
+    let (first, steady) = (ageing(served), written::json(id, served.token()));
+    let mut whole = Zeroizing::new(String::with_capacity(first.len() + steady.len()));
+    whole.push_str(&first);
+    whole.push_str(&steady[1..]);
+    whole
 }
 
-/// Every member of a token's JSON, in one place. Strings of providers are escaped. Returns where the token stands.
-fn write_token(out: &mut String, id: &ClientId, served: &Served, secret: impl Fn(&mut String)) -> [usize; 2] {
-    let token = served.token();
-    let kind = token.scheme();
-    out.push_str("{\"client\":");
-    quote(out, id.as_str());
-    out.push_str(",\"access_token\":\"");
-    let first = out.len();
-    secret(out);
-    out.push_str("\",\"token_type\":");
-    quote(out, kind);
-    out.push_str(",\"authorization\":\"");
-    escape(out, kind);
-    out.push(' ');
-    let second = out.len();
-    secret(out);
-    out.push_str("\",\"scope\":");
-    match &token.scope {
-        Some(scope) => quote(out, scope),
-        None => out.push_str("null"),
-    }
-    // Writing to a string cannot fail.
-    let _infallible = write!(
-        out,
-        ",\"expires_at\":{},\"expires_in\":{},\"refresh_after\":{},\"generation\":{},\"stale\":{}}}",
-        token.expires_at.as_secs(),
-        served.remaining.as_secs(),
-        token.refresh_at.unwrap_or(token.expires_at).as_secs(),
-        token.generation,
-        served.stale,
-    );
-    [first, second]
+/// How an object begins that goes on with what does not age.
+fn ageing(served: &Served) -> String {
+    format!("{{\"expires_in\":{},\"stale\":{},", served.remaining.as_secs(), served.stale)
 }
 
-/// A string of JSON.
-pub(super) fn quote(out: &mut String, text: &str) {
-    out.push('"');
-    escape(out, text);
-    out.push('"');
-}
-
-/// RFC 8259 section 7.
-fn escape(out: &mut String, text: &str) {
-    if is_plain(text) {
-        out.push_str(text);
-        return;
-    }
-    for character in text.chars() {
-        match character {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            control if u32::from(control) < 0x20 => {
-                let _infallible = write!(out, "\\u{:04x}", u32::from(control));
-            }
-            other => out.push(other),
-        }
-    }
-}
-
-/// Whether it stands in JSON as it is. Looks at every byte, so that it looks at many at once.
-fn is_plain(text: &str) -> bool {
-    let plain = |byte: u8| (byte >= 0x20) & (byte != b'"') & (byte != b'\\');
-    text.bytes().fold(true, |all, byte| all & plain(byte))
+/// What is written about a token once.
+fn forms<'a>(id: &ClientId, token: &'a AccessToken) -> &'a Forms {
+    token.written.or_write(|| Forms { json: secret(written::json(id, token)), tag: tag(token).into() })
 }
 
 /// Zeroized once it has been sent.
-pub(super) fn secret(text: String) -> Bytes {
-    Bytes::from_owner(Zeroizing::new(text.into_bytes()))
+pub(super) fn secret(text: Zeroizing<String>) -> Bytes {
+    Bytes::from_owner(text)
 }
 
 /// A generation never comes again, whatever becomes of a client; a table that another tool keeps has none.
@@ -182,19 +120,22 @@ fn names(tags: &[u8], tag: &[u8]) -> bool {
 }
 
 fn cache_control(served: &Served) -> HeaderValue {
-    let keep = if served.stale { 0 } else { served.remaining.min(KEPT).as_secs() };
-    value(format!("private, max-age={keep}, must-revalidate"))
+    if !served.stale && served.remaining >= KEPT {
+        return KEEP;
+    }
+    let keep = if served.stale { 0 } else { served.remaining.as_secs() };
+    value(format!("private, max-age={keep}, must-revalidate").into())
 }
 
 fn timing(waited: Option<Duration>) -> HeaderValue {
     match waited {
         None => HeaderValue::from_static("cache;desc=hit"),
-        Some(waited) => value(format!("cache;desc=miss, table;dur={}", waited.as_millis())),
+        Some(waited) => value(format!("cache;desc=miss, table;dur={}", waited.as_millis()).into()),
     }
 }
 
-fn value(text: String) -> HeaderValue {
-    HeaderValue::from_maybe_shared(Bytes::from(text)).unwrap_or(HeaderValue::from_static(""))
+fn value(text: Bytes) -> HeaderValue {
+    HeaderValue::from_maybe_shared(text).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// A problem.
@@ -268,7 +209,7 @@ pub(super) fn batch(items: Vec<(&str, Item)>) -> Answer {
 
 /// Any JSON. Nobody keeps it.
 pub(super) fn json_answer(status: StatusCode, body: &serde_json::Value) -> Answer {
-    let mut answer = Response::new(Body::from(secret(format!("{body}\n"))));
+    let mut answer = Response::new(Body::from(Bytes::from(format!("{body}\n"))));
     *answer.status_mut() = status;
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -289,6 +230,7 @@ mod tests {
     use http_body_util::BodyExt as _;
 
     use super::*;
+    use crate::reader::written::Written;
     use crate::reader::{Sighting, Standing};
     use crate::record::Gen;
     use crate::secret::Secret;
@@ -303,6 +245,7 @@ mod tests {
             refresh_at: Some(Timestamp::from_secs(1_700_003_240)),
             stored_at: None,
             generation: Gen(7),
+            written: Written::default(),
         };
         let sighting = Sighting {
             token: Some(token),

@@ -1,26 +1,28 @@
 //! Bodies of answers, in parts: what is a secret is sent from where it lies, and is never copied.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
+use smallvec::SmallVec;
 
-/// What is sent, part after part; its length is known.
+/// What is sent, part after part; its length is known. The last comes first.
 #[derive(Debug, Default)]
-pub(super) struct Body(VecDeque<Bytes>);
+pub(super) struct Body(SmallVec<[Bytes; 2]>);
 
 impl Body {
     /// Without those that are empty.
     pub(super) fn of(parts: impl IntoIterator<Item = Bytes>) -> Self {
-        Self(parts.into_iter().filter(|part| !part.is_empty()).collect())
+        let mut parts: SmallVec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        parts.reverse();
+        Self(parts)
     }
 
     /// What it is made of.
-    pub(super) fn into_parts(self) -> VecDeque<Bytes> {
-        self.0
+    pub(super) fn into_parts(self) -> impl Iterator<Item = Bytes> {
+        self.0.into_iter().rev()
     }
 }
 
@@ -38,7 +40,7 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop_front().map(|part| Ok(Frame::data(part))))
+        Poll::Ready(self.0.pop().map(|part| Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {

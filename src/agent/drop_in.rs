@@ -5,23 +5,23 @@
 //! version 2 of that agent answers. A secret's name leads to a client by templates; each generation of its token is a version.
 //! Only the current one can be had.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
+use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
-use zeroize::Zeroizing;
 
-use super::answer::{Answer, quote, secret, token_json};
+use super::answer::{self, Answer, token_json};
 use super::body::Body;
 use super::problem::{Problem, seconds};
 use super::query;
 use crate::client::ClientId;
 use crate::reader::{Refusal, Served};
 use crate::record::Gen;
+use crate::secret;
 
 /// What the agent of AWS looks for its token in, by default.
 const KEY_HEADERS: [HeaderName; 2] =
@@ -196,41 +196,33 @@ pub(super) fn value(ask: &Ask, served: &Served, settings: &Settings) -> Result<A
     if let Some(other) = ask.version.as_deref().filter(|asked| *asked != version) {
         return Err(Trouble::NoSuchVersion(format!("VersionId: {}", printable(other))));
     }
-    let text = Zeroizing::new(match settings.form {
+    let text = match settings.form {
         Form::Json => token_json(&ask.client, served),
-        Form::Plain => token.secret.expose().to_owned(),
-    });
-    let arn = ask.arn.clone().unwrap_or_else(|| arn(&ask.name, &settings.region));
-    // All of it fits: what grows leaves a copy behind.
-    let room = [arn.as_str(), &ask.name, &text].into_iter().map(escaped).sum::<usize>();
-    let mut out = String::with_capacity(room + 512);
-    out.push_str("{\"ARN\":");
-    quote(&mut out, &arn);
-    out.push_str(",\"Name\":");
-    quote(&mut out, &ask.name);
-    out.push_str(",\"VersionId\":");
-    quote(&mut out, &version);
-    out.push_str(",\"SecretString\":");
-    quote(&mut out, &text);
+        Form::Plain => token.secret.expose().to_owned().into(),
+    };
     let created = token.stored_at.unwrap_or(served.sighting.seen_at).as_millis();
-    // Writing to a string cannot fail. The agent of AWS tells the time as a string, in seconds.
-    let _infallible = write!(
-        out,
-        ",\"VersionStages\":[\"{CURRENT}\"],\"CreatedDate\":\"{}.{:03}\"}}",
-        created.div_euclid(1000),
-        created.rem_euclid(1000)
-    );
-    Ok(answer(StatusCode::OK, "application/json", secret(out)))
+    let value = Value {
+        arn: ask.arn.clone().unwrap_or_else(|| arn(&ask.name, &settings.region)),
+        name: &ask.name,
+        version_id: version,
+        secret_string: &text,
+        version_stages: [CURRENT],
+        created_date: format!("{}.{:03}", created.div_euclid(1000), created.rem_euclid(1000)),
+    };
+    Ok(answer(StatusCode::OK, "application/json", answer::secret(secret::json(&value))))
 }
 
-/// How long a text is as a string of JSON.
-fn escaped(text: &str) -> usize {
-    let length = |byte: u8| match byte {
-        b'"' | b'\\' => 2,
-        0..0x20 => 6,
-        _ => 1,
-    };
-    text.bytes().map(length).sum()
+/// `GetSecretValue`'s answer, as the agent of AWS tells it: the time is a string, in seconds.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct Value<'a> {
+    #[serde(rename = "ARN")]
+    arn: String,
+    name: &'a str,
+    version_id: String,
+    secret_string: &'a str,
+    version_stages: [&'static str; 1],
+    created_date: String,
 }
 
 fn printable(text: &str) -> String {

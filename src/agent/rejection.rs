@@ -99,6 +99,7 @@ fn pause(interval: Duration, in_vain: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::reader::written::Written;
     use crate::secret::Secret;
     use crate::time::Timestamp;
 
@@ -113,6 +114,7 @@ mod tests {
             refresh_at: None,
             stored_at: Some(Timestamp::EPOCH.plus(Duration::from_secs(stored_secs))),
             generation: Gen(generation),
+            written: Written::default(),
         }
     }
 

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::written::Written;
 use crate::record::Gen;
 use crate::secret::Shared;
 use crate::time::{Moment, Timestamp};
@@ -47,6 +48,8 @@ pub struct AccessToken {
     pub stored_at: Option<Timestamp>,
     /// The generation that produced it.
     pub generation: Gen,
+    /// What servers have written about it.
+    pub written: Written,
 }
 
 impl AccessToken {

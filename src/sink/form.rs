@@ -1,9 +1,9 @@
 //! What stands in a file.
 
-use serde_json::json;
 use zeroize::Zeroizing;
 
-use crate::reader::AccessToken;
+use crate::client::ClientId;
+use crate::reader::{AccessToken, written};
 
 /// How a token is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,34 +35,24 @@ impl Form {
     ///
     /// # Errors
     /// Where this form cannot hold such a token.
-    pub(super) fn content(self, client: &str, token: &AccessToken) -> Result<Zeroizing<String>, Misfit> {
+    pub(super) fn content(self, client: &ClientId, token: &AccessToken) -> Result<Zeroizing<String>, Misfit> {
         let text = token.secret.expose();
-        Ok(Zeroizing::new(match self {
-            Self::Token => text.to_owned(),
-            Self::Json => json(client, token),
+        Ok(match self {
+            Self::Token => text.to_owned().into(),
+            Self::Json => line(&written::json(client, token)),
             Self::Env if is_plain(text) && is_plain(token.scheme()) => format!(
                 "ACCESS_TOKEN={text}\nTOKEN_TYPE={}\nEXPIRES_AT={}\n",
                 token.scheme(),
                 token.expires_at.as_secs()
-            ),
+            )
+            .into(),
             Self::Env => return Err(Misfit),
-        }))
+        })
     }
 }
 
-fn json(client: &str, token: &AccessToken) -> String {
-    let text = token.secret.expose();
-    let object = json!({
-        "client": client,
-        "access_token": text,
-        "token_type": token.scheme(),
-        "authorization": format!("{} {text}", token.scheme()),
-        "scope": token.scope,
-        "expires_at": token.expires_at.as_secs(),
-        "refresh_after": token.refresh_at.unwrap_or(token.expires_at).as_secs(),
-        "generation": token.generation.0,
-    });
-    format!("{object}\n")
+fn line(text: &str) -> Zeroizing<String> {
+    Zeroizing::new([text, "\n"].concat())
 }
 
 /// A `b64token` (RFC 6750 section 2.1), which means itself everywhere; but a leading `~` is a home directory to a shell.
@@ -73,10 +63,17 @@ fn is_plain(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::reader::written::Written;
     use crate::record::Gen;
     use crate::secret::Secret;
     use crate::time::Timestamp;
+
+    fn acme() -> ClientId {
+        ClientId::new("acme").expect("an id")
+    }
 
     fn token(text: &str) -> AccessToken {
         AccessToken {
@@ -87,12 +84,13 @@ mod tests {
             refresh_at: None,
             stored_at: None,
             generation: Gen(7),
+            written: Written::default(),
         }
     }
 
     #[test]
     fn each_form_says_no_more_than_it_should() {
-        let content = |form: Form| form.content("acme", &token("a.b-c=")).expect("it fits").to_string();
+        let content = |form: Form| form.content(&acme(), &token("a.b-c=")).expect("it fits").to_string();
         assert_eq!(content(Form::Token), "a.b-c=");
         assert_eq!(content(Form::Env), "ACCESS_TOKEN=a.b-c=\nTOKEN_TYPE=Bearer\nEXPIRES_AT=1000\n");
         let read: serde_json::Value = serde_json::from_str(&content(Form::Json)).expect("JSON");
@@ -102,8 +100,8 @@ mod tests {
     #[test]
     fn what_a_shell_would_read_as_something_else_is_no_variable() {
         for text in ["a$(id)", "a b", "a\nPATH=x", "'a'", "~root", "", "a#b", "a`b`", "\u{e9}"] {
-            assert_eq!(Form::Env.content("acme", &token(text)), Err(Misfit), "{text:?}");
-            assert!(Form::Json.content("acme", &token(text)).is_ok(), "{text:?}");
+            assert_eq!(Form::Env.content(&acme(), &token(text)), Err(Misfit), "{text:?}");
+            assert!(Form::Json.content(&acme(), &token(text)).is_ok(), "{text:?}");
         }
     }
 }

@@ -24,6 +24,7 @@ fn token() -> AccessToken {
         refresh_at: Some(WALL.plus(secs(3240))),
         stored_at: Some(WALL),
         generation: Gen(7),
+        written: Written::default(),
     }
 }
 

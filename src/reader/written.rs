@@ -1,0 +1,83 @@
+//! A token as JSON: what of it never changes is written once, however many ask.
+
+use std::fmt;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use serde::{Serialize, Serializer};
+use zeroize::Zeroizing;
+
+use super::freshness::AccessToken;
+use crate::client::ClientId;
+use crate::secret;
+
+/// Of a token, in the words that everybody gets: made when somebody asks for the first time, and zeroized with the last who
+/// has it.
+#[derive(Clone, Default)]
+pub struct Written(OnceLock<Forms>);
+
+/// What is written once.
+#[derive(Clone)]
+pub struct Forms {
+    /// An object of JSON: no member of it ages.
+    pub json: Bytes,
+    /// The entity tag of HTTP (RFC 9110 section 8.8.3).
+    pub tag: Bytes,
+}
+
+impl Written {
+    /// What was written, or is now.
+    pub fn or_write(&self, write: impl FnOnce() -> Forms) -> &Forms {
+        self.0.get_or_init(write)
+    }
+}
+
+/// It follows from the rest of the token.
+impl PartialEq for Written {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Written {}
+
+impl fmt::Debug for Written {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Written(redacted)")
+    }
+}
+
+/// An object with all that is known of a token and does not age.
+pub fn json(client: &ClientId, token: &AccessToken) -> Zeroizing<String> {
+    #[derive(Serialize)]
+    struct Members<'a> {
+        client: &'a str,
+        access_token: &'a str,
+        token_type: &'a str,
+        authorization: Authorization<'a>,
+        scope: Option<&'a str>,
+        expires_at: i64,
+        refresh_after: i64,
+        generation: i64,
+    }
+    let secret = token.secret.expose();
+    secret::json(&Members {
+        client: client.as_str(),
+        access_token: secret,
+        token_type: token.scheme(),
+        authorization: Authorization(token.scheme(), secret),
+        scope: token.scope.as_deref(),
+        expires_at: token.expires_at.as_secs(),
+        refresh_after: token.refresh_at.unwrap_or(token.expires_at).as_secs(),
+        generation: token.generation.0,
+    })
+}
+
+/// A header's value, without a copy of the token on its way.
+struct Authorization<'a>(&'a str, &'a str);
+
+impl Serialize for Authorization<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{} {}", self.0, self.1))
+    }
+}
