@@ -110,10 +110,10 @@ deploy-check: ## Lint the CloudFormation template (tools fetched once, from PyPI
 bench: ## Measure the engine in a release build
 	$(CARGO) bench --locked --bench engine -- $(ARGS)
 
-# Needs wrk. The agent is the production build, without link-time optimisation; so is the floor.
+# Needs wrk. Both the agent and the floor are production builds.
 bench-read: ## Measure reads through the agent beside a bare hyper server
 	scripts/parts.sh
-	$(CARGO) build --locked --profile bench --no-default-features --bin perennial --example read-server
+	$(CARGO) build --locked --release --no-default-features --bin perennial --example read-server
 	$(CARGO) build --locked --bin perennial --example bench-read
 	@target/debug/examples/bench-read $(ARGS)
 
