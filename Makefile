@@ -42,11 +42,12 @@ sim: ## Simulate a fleet through SEEDS storms, and a day of 100,000 clients
 model: ## Model check the lease protocol with wider bounds than `make test` does
 	PERENNIAL_MODEL=deep $(CARGO) test --locked --test model -- --nocapture --test-threads 1 $(ARGS)
 
-# A quarter of an hour. ARGS="--scaled" takes a minute.
+# A production build, and a quarter of an hour. ARGS="--scaled" takes a minute.
 siege: ## Besiege an agent: idle, slow and hostile connections, crowds, a table that is gone
 	scripts/parts.sh
+	@$(CARGO) build --locked --release --no-default-features --bin perennial
 	@$(CARGO) build --locked --bins --example strict-provider --example siege
-	@target/debug/examples/siege $(ARGS)
+	@target/debug/examples/siege --agent target/release/perennial $(ARGS)
 
 idle: ## Measure what an idle fleet of 2, 10 and 50 tasks costs a month
 	$(CARGO) build --locked --profile bench --no-default-features --example idle

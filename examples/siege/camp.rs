@@ -24,8 +24,8 @@ pub(crate) const SOON: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_secs(3);
 /// An agent is often started so. It has to see to it that there are enough.
 const FEW_DESCRIPTORS: &str = "ulimit -Sn 256 && exec \"$0\" agent";
-/// Nobody asks for it before the crowd does.
-pub(crate) const UNSEEN: &str = "unseen";
+/// Nobody asks for them before a crowd does: the first crowd's, and the second's.
+pub(crate) const UNSEEN: [&str; 2] = ["rehearsed", "unseen"];
 
 /// The place, and what is in it.
 pub(crate) struct Camp {
@@ -37,7 +37,7 @@ pub(crate) struct Camp {
     pub(crate) to_store: Proxy,
     pub(crate) table: DynamoLocal,
     store: DynamoStore,
-    /// Questions about [`UNSEEN`]'s token that reached the table.
+    /// Questions about the second [`UNSEEN`] client's token that reached the table.
     pub(crate) upstream: Arc<AtomicU64>,
     pub(crate) canaries: Canaries,
     _front: Front,
@@ -136,10 +136,10 @@ impl Camp {
 
 fn is_about_unseen(call: &Call) -> bool {
     let body = String::from_utf8_lossy(&call.body);
-    body.contains("CLIENT#unseen") && body.contains("TOKEN#ACCESS")
+    body.contains("CLIENT#unseen\"") && body.contains("TOKEN#ACCESS")
 }
 
-/// Clients of both kinds, and the one that nobody asks for yet.
+/// Clients of both kinds, and those that nobody asks for yet.
 async fn register(
     deployment: &Deployment,
     number: usize,
@@ -147,8 +147,8 @@ async fn register(
 ) -> (Vec<String>, Vec<String>) {
     let names = |kind: &str| (0..number).map(|number| format!("{kind}-{number}")).collect::<Vec<_>>();
     let (lasting, brief) = (names("lasting"), names("brief"));
-    let mut clients = vec![client(UNSEEN, "strict", &providers[0]).await];
-    for id in &lasting {
+    let mut clients = Vec::new();
+    for id in UNSEEN.into_iter().chain(lasting.iter().map(String::as_str)) {
         clients.push(client(id, "strict", &providers[0]).await);
     }
     for id in &brief {

@@ -7,7 +7,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use crate::camp::{Camp, SOON, UNSEEN, exchange, parsed, status};
+use crate::camp::{Camp, SOON, exchange, parsed, status};
 use crate::support::wait_until;
 
 /// How long a connection is watched that should go on, or a byte comes after the last one.
@@ -116,9 +116,9 @@ pub(crate) async fn hostile(camp: &Camp, rounds: usize) -> (usize, usize) {
 }
 
 /// All want one token that nobody has asked for, while the table takes its time: how many, and how many have it.
-pub(crate) async fn crowd(camp: &Camp, number: usize) -> (usize, usize) {
+pub(crate) async fn crowd(camp: &Camp, unseen: &str, number: usize) -> (usize, usize) {
     camp.table.process().signal("STOP");
-    let request = camp.request(&format!("/v1/token/{UNSEEN}"));
+    let request = camp.request(&format!("/v1/token/{unseen}"));
     let asking = join_all((0..number).map(|_| exchange(&camp.address, request.as_bytes())));
     let all_wait = async {
         wait_until(SOON, "all of them wait", async || camp.number("perennial_agent_waiting").await >= number)
@@ -129,7 +129,7 @@ pub(crate) async fn crowd(camp: &Camp, number: usize) -> (usize, usize) {
     let good = answers
         .iter()
         .map(|answer| parsed(answer))
-        .filter(|(status, told)| *status == 200 && told["client"] == UNSEEN);
+        .filter(|(status, told)| *status == 200 && told["client"] == unseen);
     (number, good.count())
 }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::camp::{Camp, SOON};
+use crate::camp::{Camp, SOON, UNSEEN};
 use crate::engines;
 use crate::readers::{Readers, Tally};
 use crate::support::wait_until;
@@ -83,16 +83,12 @@ pub(crate) async fn lay(size: &Size, program: Option<&Path>, tell: impl Fn(&str)
     let camp = Arc::new(Camp::pitch(size, program).await);
     let begun = Instant::now();
     let readers = Readers::begin(&camp);
-    // Twice: what the first storm leaves behind must not grow with the second.
+    // Twice: what the first time leaves behind must not grow with the second.
     storm(&camp, size, &tell).await;
+    crowd(&camp, UNSEEN[0], size, &readers.tally, &tell).await;
     let before = settled(&camp).await;
     let (idle, slow, hostile) = storm(&camp, size, &tell).await;
-    tell("a crowd wants one token");
-    readers.tally.without_table(true);
-    let crowd = engines::crowd(&camp, size.misses).await;
-    caught_up(&camp).await;
-    readers.tally.without_table(false);
-    let upstream = Tally::of(&camp.upstream);
+    let (crowd, upstream) = crowd(&camp, UNSEEN[1], size, &readers.tally, &tell).await;
     let (outage_s, recovery_s) = outage(&camp, size, &readers.tally, &tell).await;
     let after = settled(&camp).await;
     let tally = readers.end().await;
@@ -127,6 +123,17 @@ async fn storm(camp: &Camp, size: &Size, tell: impl Fn(&str)) -> (Ends, Ends, En
     let slow = engines::slow(camp, size.slow).await;
     tell("hostile requests");
     (idle, slow, engines::hostile(camp, size.hostile_rounds).await)
+}
+
+/// ... and how many questions about its client reached the table before all were answered.
+async fn crowd(camp: &Camp, unseen: &str, size: &Size, tally: &Tally, tell: impl Fn(&str)) -> (Ends, u64) {
+    tell("a crowd wants one token");
+    tally.without_table(true);
+    let crowd = engines::crowd(camp, unseen, size.misses).await;
+    let upstream = Tally::of(&camp.upstream);
+    caught_up(camp).await;
+    tally.without_table(false);
+    (crowd, upstream)
 }
 
 async fn outage(camp: &Camp, size: &Size, tally: &Tally, tell: impl Fn(&str)) -> (u64, u64) {

@@ -17,8 +17,7 @@ use zeroize::Zeroizing;
 use super::body::Body;
 use super::problem::{Problem, seconds};
 use crate::client::ClientId;
-use crate::reader::written::{self, Forms};
-use crate::reader::{AccessToken, Served};
+use crate::reader::{AccessToken, Served, written};
 use crate::record::Gen;
 
 /// A client's token in a batch.
@@ -51,7 +50,7 @@ pub(super) fn token(
     waited: Option<Duration>,
 ) -> Answer {
     let token = served.token();
-    let tag = &forms(id, token).tag;
+    let tag = token.written.tag(|| tag(token).into());
     let known = asked.get(IF_NONE_MATCH).is_some_and(|tags| names(tags.as_bytes(), tag));
     let (body, content_type) = match form {
         _ if known => (Body::default(), None),
@@ -75,8 +74,9 @@ pub(super) fn token(
 
 /// A token's JSON: what ages, and what is the same for everybody, from where it lies.
 fn token_body(id: &ClientId, served: &Served) -> Body {
-    let steady = forms(id, served.token()).json.slice(1..);
-    Body::of([Bytes::from(ageing(served)), steady])
+    let token = served.token();
+    let steady = token.written.json(|| secret(written::json(id, token)));
+    Body::of([Bytes::from(ageing(served)), steady.slice(1..)])
 }
 
 /// The same in one piece.
@@ -91,11 +91,6 @@ pub(super) fn token_json(id: &ClientId, served: &Served) -> Zeroizing<String> {
 /// How an object begins that goes on with what does not age.
 fn ageing(served: &Served) -> String {
     format!("{{\"expires_in\":{},\"stale\":{},", served.remaining.as_secs(), served.stale)
-}
-
-/// What is written about a token once.
-fn forms<'a>(id: &ClientId, token: &'a AccessToken) -> &'a Forms {
-    token.written.or_write(|| Forms { json: secret(written::json(id, token)), tag: tag(token).into() })
 }
 
 /// Zeroized once it has been sent.

@@ -14,21 +14,20 @@ use crate::secret;
 /// Of a token, in the words that everybody gets: made when somebody asks for the first time, and zeroized with the last who
 /// has it.
 #[derive(Clone, Default)]
-pub struct Written(OnceLock<Forms>);
-
-/// What is written once.
-#[derive(Clone)]
-pub struct Forms {
-    /// An object of JSON: no member of it ages.
-    pub json: Bytes,
-    /// The entity tag of HTTP (RFC 9110 section 8.8.3).
-    pub tag: Bytes,
+pub struct Written {
+    json: OnceLock<Bytes>,
+    tag: OnceLock<Bytes>,
 }
 
 impl Written {
-    /// What was written, or is now.
-    pub fn or_write(&self, write: impl FnOnce() -> Forms) -> &Forms {
-        self.0.get_or_init(write)
+    /// An object of JSON, no member of which ages.
+    pub fn json(&self, write: impl FnOnce() -> Bytes) -> &Bytes {
+        self.json.get_or_init(write)
+    }
+
+    /// The entity tag of HTTP (RFC 9110 section 8.8.3).
+    pub fn tag(&self, write: impl FnOnce() -> Bytes) -> &Bytes {
+        self.tag.get_or_init(write)
     }
 }
 
