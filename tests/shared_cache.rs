@@ -13,7 +13,7 @@ use serde_json::Value;
 use support::redis::{READER, WRITER};
 use support::{
     Auth, Deployment, DynamoLocal, Front, Process, Proxy, Redis, StrictProvider, agent_url, health_url,
-    http_client, log_lines, wait_for, wait_until,
+    http_client, log_lines, quick_settings, wait_for, wait_until,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -38,15 +38,8 @@ impl World {
         let provider = StrictProvider::start(&["--lifetime-secs", lifetime_secs]).await;
         provider.register(Auth::Basic("app", SECRET)).await;
         let redis = Redis::start().await;
-        let settings = format!(
-            "[discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n\
-             [refresh]\nspread = \"0s\"\nlifetime_min = \"1s\"\n\
-             [backoff]\nbase = \"200ms\"\nmin_interval = \"200ms\"\ncap = \"1s\"\n\
-             [agent]\naddress = \"127.0.0.1:0\"\n{more}\n{}\
-             [providers.strict]\ntoken_url = \"{}\"\nrate_per_second = 1000.0\nburst = 1000\n",
-            redis.settings(),
-            provider.token_url()
-        );
+        let own = format!("[agent]\naddress = \"127.0.0.1:0\"\n{more}\n{}", redis.settings());
+        let settings = quick_settings(&provider, &own);
         let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
         let file = deployment.secret_file("sealing.key", &"5e".repeat(32));
         std::fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("its owner may");

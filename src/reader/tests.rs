@@ -10,31 +10,10 @@ use crate::record::{Gen, State, encode_config};
 use crate::secret::Secret;
 use crate::store::MemoryStore;
 use crate::store::memory::{Fault, Operation};
-use crate::time::Sleep;
-
-const BEGIN: Timestamp = Timestamp::from_secs(1_800_000_000);
+use crate::time::testing::Simulated;
 
 fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
-}
-
-/// Runs on tokio's paused time; the wall clock can be set.
-struct Simulated {
-    origin: Instant,
-    ahead_ms: AtomicU64,
-}
-
-impl Clock for Simulated {
-    fn now(&self) -> Timestamp {
-        BEGIN.plus(self.origin.elapsed()).plus(Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed)))
-    }
-    fn moment(&self) -> Moment {
-        Moment::from_origin(self.origin.elapsed())
-    }
-    #[expect(clippy::disallowed_methods, reason = "this is a clock")]
-    fn sleep(&self, duration: Duration) -> Sleep {
-        Box::pin(tokio::time::sleep(duration))
-    }
 }
 
 struct World {
@@ -53,7 +32,7 @@ impl World {
             Operation::Load(_) => decided.lock().expect("sound").clone(),
             _ => Fault::None,
         });
-        let clock = Arc::new(Simulated { origin: Instant::now(), ahead_ms: AtomicU64::new(0) });
+        let clock = Arc::new(Simulated::new());
         let overlaps = Box::new(|provider: &str| (provider == "strict").then_some(secs(1)));
         let vitals = Arc::clone(store.vitals());
         let reader = Reader::new(store.clone(), vitals, Arc::clone(&clock) as _, overlaps, settings);
@@ -118,9 +97,8 @@ impl World {
         counts.answers.load(Ordering::Relaxed) + counts.failures.load(Ordering::Relaxed)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "simulated time passes")]
     async fn pass(&self, time: Duration) {
-        tokio::time::sleep(time).await;
+        self.clock.sleep(time).await;
     }
 }
 
@@ -281,7 +259,7 @@ async fn a_thaw_is_noticed_by_the_wall_clock() {
     world.register(&acme(), "p");
     world.put(&acme(), 1);
     assert_eq!(world.read(&acme()).await, Ok(1));
-    world.clock.ahead_ms.store(7_200_000, Ordering::Relaxed);
+    world.clock.be_ahead(secs(7200));
     world.put(&acme(), 2);
     assert_eq!(world.read(&acme()).await, Ok(2));
 }

@@ -4,30 +4,13 @@ use std::fs;
 use std::path::Path;
 
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 use super::*;
 use crate::item::{Item, Key, Value, attr};
 use crate::reader::Settings;
 use crate::secret::Secret;
 use crate::store::MemoryStore;
-use crate::time::{Sleep, Timestamp};
-
-/// Both clocks are tokio's paused time.
-struct Simulated(Instant);
-
-impl Clock for Simulated {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_secs(1_800_000_000).plus(self.0.elapsed())
-    }
-    fn moment(&self) -> Moment {
-        Moment::from_origin(self.0.elapsed())
-    }
-    #[expect(clippy::disallowed_methods, reason = "this is a clock")]
-    fn sleep(&self, duration: Duration) -> Sleep {
-        Box::pin(tokio::time::sleep(duration))
-    }
-}
+use crate::time::testing::Simulated;
 
 struct World {
     store: MemoryStore,
@@ -40,7 +23,7 @@ struct World {
 impl World {
     /// One file, `token`, is kept.
     fn new(form: Form) -> Self {
-        let (store, clock) = (MemoryStore::new(), Arc::new(Simulated(Instant::now())));
+        let (store, clock) = (MemoryStore::new(), Arc::new(Simulated::new()));
         let folder = tempfile::tempdir().expect("a folder");
         let overlaps = Box::new(|_: &str| None);
         let vitals = Arc::clone(store.vitals());
@@ -74,9 +57,8 @@ impl World {
         self.store.put_raw(&Key::partition(&acme()), "TOKEN#ACCESS", item);
     }
 
-    #[expect(clippy::disallowed_methods, reason = "simulated time passes")]
     async fn pass(&self, secs: u64) {
-        tokio::time::sleep(Duration::from_secs(secs)).await;
+        self.clock.sleep(Duration::from_secs(secs)).await;
     }
 
     fn path(&self) -> PathBuf {
