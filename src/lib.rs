@@ -50,6 +50,7 @@ pub mod store;
 pub mod telemetry;
 pub mod time;
 
+pub mod tls;
 /// The snippets of the documentation, compiled as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/readers.md")]
