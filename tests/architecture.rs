@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("entropy", &[]),
     ("shown", &[]),
+    ("bounded", &[]),
     ("reply", &["secret"]),
     ("client", &["record", "secret", "time"]),
     ("item", &["client", "secret"]),
@@ -70,8 +71,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "shared_cache",
         &[
-            "client", "entropy", "item", "metrics", "reader", "record", "secret", "shown", "store", "time",
-            "tls",
+            "bounded", "client", "entropy", "item", "metrics", "reader", "record", "secret", "shown",
+            "store", "time", "tls",
         ],
     ),
     ("agent", &["client", "item", "metrics", "plan", "reader", "record", "secret", "store", "time"]),
@@ -82,7 +83,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("health", &["client", "ecs", "metrics", "record", "scheduler", "store", "time"]),
     // Where hostile bytes come in: called by fuzz targets and hostile tests, and by nothing of the program.
     ("entry", &["health", "provider", "reply", "store", "time"]),
-    ("config", &["client", "plan", "seal", "secret", "shown", "time"]),
+    ("config", &["bounded", "client", "plan", "seal", "secret", "shown", "time"]),
     ("telemetry", &["config"]),
     ("reload", &["config", "time"]),
     ("seclusion", &[]),
