@@ -77,7 +77,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("agent", &["client", "item", "metrics", "plan", "reader", "record", "secret", "store", "time"]),
     // Files with tokens: what the reader has read, on a disk. It runs commands, and gives them no secret.
-    ("sink", &["client", "entropy", "metrics", "reader", "record", "store", "time"]),
+    ("sink", &["bounded", "client", "entropy", "metrics", "reader", "record", "store", "time"]),
     ("ecs", &["entropy", "plan", "time"]),
     ("lambda", &["time"]),
     ("health", &["client", "ecs", "metrics", "record", "scheduler", "store", "time"]),
