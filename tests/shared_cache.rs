@@ -9,6 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use perennial::client::ClientId;
+use perennial::item::{self, Change, Item, Key, attr};
+use perennial::record::Partition;
+use perennial::shared_cache::{Link, Password, Publisher, Queue, Settings};
+use perennial::store::{Applied, Herald as _, MemoryStore, News, Page, ShardQuery, Store, StoreError, View};
+use perennial::time::{Clock, Moment, Sleep, SystemClock, Timestamp};
 use serde_json::Value;
 use support::redis::{READER, WRITER};
 use support::{
@@ -266,6 +272,74 @@ async fn a_slow_table_is_not_taken_for_a_server_that_is_away() {
     })
     .await;
     assert_eq!((said(&world.daemon, BACK), said(&world.daemon, AWAY)), (1, 0), "one connection all the time");
+}
+
+/// A table that never answers about one client.
+struct Hung(MemoryStore, ClientId);
+
+impl Store for Hung {
+    async fn read(&self, id: &ClientId) -> Result<Partition, StoreError> {
+        self.0.read(id).await
+    }
+    async fn apply(&self, change: &Change) -> Result<Applied, StoreError> {
+        self.0.apply(change).await
+    }
+    async fn query(&self, query: &ShardQuery) -> Result<Page, StoreError> {
+        self.0.query(query).await
+    }
+    async fn load(&self, keys: &[Key], view: View) -> Result<Vec<(Key, Item)>, StoreError> {
+        if keys.contains(&Key::Token(self.1.clone())) {
+            std::future::pending::<()>().await;
+        }
+        self.0.load(keys, view).await
+    }
+}
+
+/// No pause of it ends: nobody gives up waiting.
+struct Patient;
+
+impl Clock for Patient {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+    fn moment(&self) -> Moment {
+        SystemClock.moment()
+    }
+    fn sleep(&self, _: Duration) -> Sleep {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_client_with_whom_the_table_is_slow_keeps_no_other_from_being_published() {
+    let (redis, clock) = (Redis::start().await, Arc::new(Patient));
+    let settings = Settings {
+        url: redis.url().parse().expect("a URL"),
+        user: Some(WRITER.0.to_owned()),
+        password: Some(Password::Given(WRITER.1.into())),
+        ca_file: None,
+        prefix: "perennial:".to_owned(),
+        patience: SOON,
+    };
+    let link = Arc::new(Link::new(settings, Arc::clone(&clock) as _).expect("no TLS"));
+    let [slow, quick] = ["slow", "quick"].map(|id| ClientId::new(id).expect("an id"));
+    let (queue, store) = (Arc::new(Queue::default()), MemoryStore::new());
+    let token = Item::default()
+        .with(attr::ACCESS_TOKEN, item::Value::Secret("canary-quick".into()))
+        .with(attr::EXPIRES_AT, item::Value::N(clock.now().plus(SOON * 10).as_secs()))
+        .with(attr::TOK_GEN, item::Value::N(1));
+    store.put_raw(&Key::partition(&quick), "TOKEN#ACCESS", token);
+    let table = Hung(store, slow.clone());
+    let publisher = Publisher::new(Arc::clone(&queue), Arc::clone(&link), table, clock);
+    queue.tell(&slow, News::Changed);
+    queue.tell(&quick, News::Changed);
+    let published = wait_for(SOON, "the other is published", async || redis.value("perennial:quick"));
+    let published = tokio::select! {
+        published = published => published,
+        () = link.keep() => unreachable!("it does so for ever"),
+        () = publisher.run() => unreachable!("it does so for ever"),
+    };
+    assert!(published.starts_with("1 ") && published.contains("canary-quick"), "{published}");
 }
 
 #[tokio::test]
