@@ -256,7 +256,6 @@ async fn a_slow_table_is_not_taken_for_a_server_that_is_away() {
     let endpoint = [("PERENNIAL__STORE__ENDPOINT", front.url())];
     world.daemon = daemon_with(&world.deployment, WRITER, &endpoint).await;
     wait_until(SOON, "it is connected", async || said(&world.daemon, BACK) == 1).await;
-    // What stands there when it comes to know a client is no news.
     world.refresh_all(&["acme-crm"]).await;
     is_slow.store(true, Ordering::Relaxed);
     world.import("acme-crm", "canary-first").await;
@@ -272,6 +271,23 @@ async fn a_slow_table_is_not_taken_for_a_server_that_is_away() {
     })
     .await;
     assert_eq!((said(&world.daemon, BACK), said(&world.daemon, AWAY)), (1, 0), "one connection all the time");
+}
+
+#[tokio::test]
+async fn what_an_operator_changed_while_no_daemon_ran_is_published_by_the_next() {
+    let mut world = World::new("600", "", &["acme-crm", "other"]).await;
+    let before = world.published("acme-crm", -1).await["tok_gen"].as_i64().expect("a number");
+    world.published("other", -1).await;
+    world.daemon.signal("TERM");
+    assert_eq!(world.daemon.exit_code(SOON).await, 0);
+    world.import("acme-crm", "canary-imported").await;
+    world.deployment.ok(&["clients", "remove", "other", "--yes"]);
+    world.daemon = daemon(&world.deployment, WRITER).await;
+    assert_eq!(world.published("acme-crm", before).await["access_token"], "canary-imported");
+    wait_until(SOON, "the key of a removed client goes", async || {
+        world.redis.value(&world.key("other")).is_none()
+    })
+    .await;
 }
 
 /// A table that never answers about one client.
