@@ -311,5 +311,29 @@ async fn no_older_answer_puts_off_the_look_for_a_newer_token() {
     assert_eq!(world.questions(), before + 1, "nothing is expected any more");
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_newer_token_that_was_asked_for_is_looked_for_until_it_is_there_and_for_a_minute_at_most() {
+    let world = World::kept();
+    world.register(&acme(), "p");
+    world.put(&acme(), 1);
+    assert_eq!(world.read(&acme()).await, Ok(1));
+    world.reader.expect_newer(&acme());
+    world.pass(secs(20)).await;
+    world.put(&acme(), 2);
+    world.pass(secs(12)).await;
+    let served = world.reader.at_hand(&acme(), Want::default()).expect("without a question");
+    assert_eq!(served.token().generation.0, 2);
+    let before = world.questions();
+    world.pass(secs(60)).await;
+    assert_eq!(world.questions(), before, "nothing is expected any more");
+
+    world.reader.expect_newer(&acme());
+    world.pass(secs(90)).await;
+    let looks = world.questions() - before;
+    assert!((8..20).contains(&looks), "{looks} looks");
+    world.pass(secs(150)).await;
+    assert_eq!(world.questions(), before + looks, "it did not come");
+}
+
 #[cfg(test)]
 mod copies;
