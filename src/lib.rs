@@ -14,6 +14,7 @@
 
 pub mod agent;
 pub mod aws;
+pub mod bounded;
 pub mod cli;
 pub mod client;
 pub mod config;
@@ -49,6 +50,7 @@ pub mod spill;
 pub mod store;
 pub mod telemetry;
 pub mod time;
+pub mod tls;
 
 /// The snippets of the documentation, compiled as tests.
 #[cfg(doctest)]

@@ -14,7 +14,6 @@ use std::time::Duration;
 use url::Url;
 
 pub use http::{HttpEndpoint, HttpSettings};
-pub use tls::TlsError;
 
 use crate::client::outbound::Outbound;
 use crate::client::{Client, ClientAuth, Grant, Provider};

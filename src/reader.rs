@@ -240,14 +240,16 @@ impl<S: Store> Reader<S> {
         }
     }
 
-    /// Looks for a successor at once, and often: one has been asked for.
+    /// Looks for a successor soon, and for a minute again and again until it is there: one has been asked for.
     pub fn expect_newer(&self, id: &ClientId) {
         let slot = self.0.slot(id);
-        let soon = self.0.clock.moment().plus(PACE);
+        let now = self.0.clock.moment();
+        let soon = now.plus(PACE);
         // A copy of the token that was refused is no answer.
         let expecting = |entry: &Arc<Entry>| Entry {
             check_at: soon.min(entry.check_at),
             asked_table: None,
+            expected: Some(now),
             ..Entry::clone(entry)
         };
         slot.entry.rcu(expecting);
@@ -387,9 +389,11 @@ impl<S: Store> Inner<S> {
     fn learn(&self, slot: &Arc<Slot>, before: &Arc<Entry>, entry: &Entry) {
         let exists =
             entry.sighting.as_ref().is_some_and(|s| s.token.is_some() || s.standing != Standing::Absent);
+        let (now, unit) = (self.clock.moment(), self.entropy.unit());
         // One question at a time: all that changes meanwhile is that a newer token is expected.
-        let learned =
-            |known: &Arc<Entry>| freshness::learned(entry.clone(), known, !Arc::ptr_eq(known, before));
+        let learned = |known: &Arc<Entry>| {
+            freshness::learned(entry.clone(), known, !Arc::ptr_eq(known, before), now, unit)
+        };
         slot.entry.rcu(learned);
         if exists {
             if self.known.get(&slot.id).is_none() {

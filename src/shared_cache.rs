@@ -12,7 +12,6 @@ mod link;
 mod lookup;
 mod publisher;
 mod queue;
-mod tls;
 mod wire;
 
 use std::path::PathBuf;
@@ -24,7 +23,6 @@ pub use link::Link;
 pub use lookup::Lookup;
 pub use publisher::Publisher;
 pub use queue::Queue;
-pub use tls::TlsError;
 
 use crate::secret::Secret;
 

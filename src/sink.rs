@@ -26,6 +26,7 @@ use crate::entropy::Entropy;
 use crate::metrics;
 use crate::reader::freshness::Now;
 use crate::reader::{Reader, Refusal, Served};
+use crate::record::Gen;
 use crate::store::Store;
 use crate::time::{Clock, Moment};
 
@@ -34,7 +35,7 @@ pub use place::PlaceError;
 
 use decision::{Held, News, Step};
 use hook::{Change, Hook};
-use place::{Note, Place};
+use place::{Found, Note, Place};
 
 /// Without news, a file is looked at this often: it may be gone, and the clock may have jumped.
 const LOOK: Duration = Duration::from_secs(1);
@@ -170,6 +171,15 @@ impl Tries {
     }
 }
 
+impl Found {
+    /// What has other permissions than it should is good for as long as it was, and older than any token that comes.
+    fn held(&self, now: Now) -> Held {
+        let Note { generation: Gen(generation), expires_at, .. } = self.note;
+        let older = if self.is_as_wanted { generation } else { generation.saturating_sub(1) };
+        Held::of(Gen(older), expires_at, now)
+    }
+}
+
 impl<S: Store> Keeper<S> {
     /// Ends between two changes, never within one: what is written is told, or left for the next process to tell.
     async fn keep(mut self, drain: CancellationToken) {
@@ -189,14 +199,13 @@ impl<S: Store> Keeper<S> {
         let look = move || Ok((place.found(client.as_str(), form.as_str()), place.is_gone_untold()));
         let (found, is_gone_untold) = blocking(look).await.unwrap_or_default();
         let now = self.reader.now();
-        let held = found.as_ref().map(|note| Held::of(note.generation, note.expires_at, now));
-        self.holds(held);
+        self.holds(found.as_ref().map(|found| found.held(now)));
         if is_gone_untold {
             self.tell(Change::Removed);
         }
         // Of an expired one there is nothing to tell but that it goes.
-        if held.is_some_and(|held| !held.has_expired(now)) {
-            let untold = found.filter(|note| !note.told);
+        if self.held.is_some_and(|held| !held.has_expired(now)) {
+            let untold = found.map(|found| found.note).filter(|note| !note.told);
             untold.into_iter().for_each(|note| self.tell(Change::Written(note.generation, note.expires_at)));
         }
     }

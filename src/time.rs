@@ -154,6 +154,9 @@ impl Clock for SystemClock {
 }
 
 #[cfg(test)]
+pub(crate) mod testing;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -14,7 +14,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use support::{
     Auth, Deployment, DynamoLocal, Process, Proxy, StrictProvider, agent_url, binary, http_client, log_lines,
-    wait_until,
+    quick_settings, wait_until,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -38,14 +38,10 @@ impl World {
     async fn with(lifetime_secs: &str, more: &str, variables: &[(&str, &str)]) -> Self {
         let provider = StrictProvider::start(&["--lifetime-secs", lifetime_secs]).await;
         provider.register(Auth::Basic("app", SECRET)).await;
-        let settings = format!(
-            "[discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n\
-             [refresh]\nspread = \"0s\"\nlifetime_min = \"1s\"\n\
-             [backoff]\nbase = \"200ms\"\nmin_interval = \"200ms\"\ncap = \"1s\"\n\
-             [agent]\naddress = \"127.0.0.1:0\"\nkeys_file = \"keys.toml\"\nsocket = \"agent.sock\"\n{more}\n\
-             [providers.strict]\ntoken_url = \"{}\"\nrate_per_second = 1000.0\nburst = 1000\n",
-            provider.token_url()
+        let own = format!(
+            "[agent]\naddress = \"127.0.0.1:0\"\nkeys_file = \"keys.toml\"\nsocket = \"agent.sock\"\n{more}"
         );
+        let settings = quick_settings(&provider, &own);
         let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
         deployment.register(&provider, SECRET, ["acme-crm", "other"]).await;
         let key = new_key(&deployment, &["acme-*"]);

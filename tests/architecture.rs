@@ -18,6 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("time", &[]),
     ("entropy", &[]),
     ("shown", &[]),
+    ("bounded", &[]),
     ("reply", &["secret"]),
     ("client", &["record", "secret", "time"]),
     ("item", &["client", "secret"]),
@@ -27,7 +28,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Connections that nothing was asked through for a while, by either clock, are dropped.
     ("aws", &["client", "time"]),
     ("store", &["aws", "client", "item", "metrics", "record", "seal", "secret", "time"]),
-    ("provider", &["client", "reply", "secret", "time"]),
+    // Whom servers are believed to be, for the two that speak TLS themselves.
+    ("tls", &[]),
+    ("provider", &["client", "reply", "secret", "time", "tls"]),
     ("seal", &["aws", "secret", "shown", "time"]),
     // Follows references as the registration and its provider's name allow; its keeper is AWS, a file, or the environment.
     ("secrets", &["aws", "client", "entropy", "metrics", "secret", "time"]),
@@ -67,17 +70,20 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Told by the store what stands in the table, and read before it: a copy knows both, and neither knows it.
     (
         "shared_cache",
-        &["client", "entropy", "item", "metrics", "reader", "record", "secret", "shown", "store", "time"],
+        &[
+            "bounded", "client", "entropy", "item", "metrics", "reader", "record", "secret", "shown",
+            "store", "time", "tls",
+        ],
     ),
     ("agent", &["client", "item", "metrics", "plan", "reader", "record", "secret", "store", "time"]),
     // Files with tokens: what the reader has read, on a disk. It runs commands, and gives them no secret.
-    ("sink", &["client", "entropy", "metrics", "reader", "record", "store", "time"]),
+    ("sink", &["bounded", "client", "entropy", "metrics", "reader", "record", "store", "time"]),
     ("ecs", &["entropy", "plan", "time"]),
     ("lambda", &["time"]),
     ("health", &["client", "ecs", "metrics", "record", "scheduler", "store", "time"]),
     // Where hostile bytes come in: called by fuzz targets and hostile tests, and by nothing of the program.
     ("entry", &["health", "provider", "reply", "store", "time"]),
-    ("config", &["client", "plan", "seal", "secret", "shown", "time"]),
+    ("config", &["bounded", "client", "plan", "seal", "secret", "shown", "time"]),
     ("telemetry", &["config"]),
     ("reload", &["config", "time"]),
     ("seclusion", &[]),
@@ -130,7 +136,7 @@ const AWS: &[&str] = &[
     "src/provider/tls",
     "src/secrets/aws",
     // The crypto library behind rustls is of AWS's make.
-    "src/shared_cache/tls",
+    "src/tls",
     "src/spill/bucket",
     // Digests of readers' keys, and their comparison in constant time.
     "src/agent/keys",

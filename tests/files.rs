@@ -14,8 +14,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use support::{
-    Auth, Deployment, DynamoLocal, Process, Proxy, StrictProvider, agent_url, fetch, log_lines, wait_for,
-    wait_until,
+    Auth, Deployment, DynamoLocal, Process, Proxy, StrictProvider, agent_url, fetch, log_lines,
+    quick_settings, wait_for, wait_until,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -35,14 +35,8 @@ impl World {
     async fn new(lifetime_secs: &str, files: &str) -> Self {
         let provider = StrictProvider::start(&["--lifetime-secs", lifetime_secs]).await;
         provider.register(Auth::Basic("app", SECRET)).await;
-        let settings = format!(
-            "[discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n\
-             [refresh]\nspread = \"0s\"\nlifetime_min = \"1s\"\n\
-             [backoff]\nbase = \"200ms\"\nmin_interval = \"200ms\"\ncap = \"1s\"\n\
-             [agent]\naddress = \"127.0.0.1:0\"\nmax_age = \"1s\"\n{files}\n\
-             [providers.strict]\ntoken_url = \"{}\"\nrate_per_second = 1000.0\nburst = 1000\n",
-            provider.token_url()
-        );
+        let own = format!("[agent]\naddress = \"127.0.0.1:0\"\nmax_age = \"1s\"\n{files}");
+        let settings = quick_settings(&provider, &own);
         let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
         fs::write(deployment.path().join("hook.sh"), HOOK).expect("a fresh folder is writable");
         deployment.register(&provider, SECRET, ["acme-crm", "other"]).await;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use support::faketime::WallClock;
 use support::{
     Auth, Deployment, DynamoLocal, Front, LambdaApi, Process, Proxy, StrictProvider, free_port, http_client,
-    snapshot, wait_until,
+    quick_settings, snapshot, wait_until,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -38,16 +38,12 @@ impl World {
         let provider = StrictProvider::start(&["--lifetime-secs", lifetime_secs]).await;
         provider.register(Auth::Basic("app", SECRET)).await;
         let (port, drop_in) = (free_port(), free_port());
-        let settings = format!(
-            "[discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n\
-             [refresh]\nspread = \"0s\"\nlifetime_min = \"1s\"\n\
-             [backoff]\nbase = \"200ms\"\nmin_interval = \"200ms\"\ncap = \"1s\"\n\
-             [agent]\naddress = \"127.0.0.1:{port}\"\nmax_wait = \"5m\"\n\
+        let own = format!(
+            "[agent]\naddress = \"127.0.0.1:{port}\"\nmax_wait = \"5m\"\n\
              [agent.drop_in]\naddress = \"127.0.0.1:{drop_in}\"\n\
-             [lambda]\nclients = [\"acme-*\"]\n{more}\n\
-             [providers.strict]\ntoken_url = \"{}\"\nrate_per_second = 1000.0\nburst = 1000\n",
-            provider.token_url()
+             [lambda]\nclients = [\"acme-*\"]\n{more}"
         );
+        let settings = quick_settings(&provider, &own);
         let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
         deployment.register(&provider, SECRET, ["acme-crm", "other"]).await;
         let program = layer(deployment.path());
@@ -84,6 +80,16 @@ impl World {
         let reply = request.send().await.expect("the extension answers");
         let status = reply.status().as_u16();
         (status, serde_json::from_str(&reply.text().await.expect("a body")).unwrap_or(Value::Null))
+    }
+
+    /// Waits for a later token than this one, which nobody is given any more.
+    async fn next_token(&self, held: &Value) {
+        wait_until(SOON, "the next token", async || {
+            let (status, token) = self.get("acme-crm").await;
+            assert!(status == 503 || token["generation"].as_i64() > held["generation"].as_i64(), "{token}");
+            status == 200
+        })
+        .await;
     }
 
     async fn generation(&self) -> i64 {
@@ -251,12 +257,7 @@ async fn after_a_thaw_no_expired_token_is_served() {
     let (status, told) = world.secret("acme-crm").await;
     assert_eq!((status, &told["__type"]), (503, &json!("ServiceUnavailable")), "{told}");
     let _next = world.deployment.daemon().await;
-    wait_until(SOON, "the next token", async || {
-        let (status, token) = world.get("acme-crm").await;
-        assert!(status == 503 || token["generation"].as_i64() > held["generation"].as_i64(), "{token}");
-        status == 200
-    })
-    .await;
+    world.next_token(&held).await;
 }
 
 /// A sandbox that was taken out of memory and put back: its steady clock stood still, the time of day did not.
@@ -286,12 +287,7 @@ async fn after_a_snapshot_the_time_of_day_counts() {
     world.lambda.invoke().await;
     assert_eq!(world.secret("acme-crm").await.0, 503);
     daemon.signal("CONT");
-    wait_until(SOON, "the next token", async || {
-        let (status, token) = world.get("acme-crm").await;
-        assert!(status == 503 || token["generation"].as_i64() > held["generation"].as_i64(), "{token}");
-        status == 200
-    })
-    .await;
+    world.next_token(&held).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,11 +310,16 @@ async fn connections_that_were_lost_in_a_freeze_cost_a_reader_nothing() {
     assert_eq!(world.secret(confirmed).await.0, 200);
     assert_eq!(proxy.swallowed(), 0, "something was sent into a connection from before the freeze");
 
-    // Ended by the other side, and found so at once: whoever asks is not told.
+    // Gone at the other side, which says so to whoever sends something: whoever asks is not told.
     extension.signal("STOP");
-    proxy.end_all().await;
+    proxy.break_all();
     extension.signal("CONT");
-    assert_eq!(world.secret(confirmed).await.0, 200);
+    // A confirmation of a moment ago is not asked for again.
+    wait_until(SOON, "something is sent into a connection that was lost", async || {
+        assert_eq!(world.secret(confirmed).await.0, 200);
+        proxy.broken() > 0
+    })
+    .await;
     assert!(!extension.errors().contains("gives no answer"), "{}", extension.errors());
 }
 

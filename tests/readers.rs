@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 use support::{
     ACCESS_DENIED, Auth, Deployment, DynamoLocal, Front, Moto, Process, StrictProvider, agent_url, example,
-    part, snapshot, wait_for, wait_until,
+    part, quick_settings, snapshot, wait_for, wait_until,
 };
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
@@ -44,12 +44,7 @@ impl World {
             }
             false => String::new(),
         };
-        let settings = format!(
-            "[discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n\
-             [refresh]\nspread = \"0s\"\nlifetime_min = \"1s\"\n[backoff]\nmin_interval = \"200ms\"\n{sealing}{more}\n\
-             [providers.strict]\ntoken_url = \"{}\"\nrate_per_second = 1000.0\nburst = 1000\n",
-            provider.token_url()
-        );
+        let settings = quick_settings(&provider, &format!("{sealing}{more}"));
         let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
         if is_sealed {
             deployment.ok(&["keys", "init"]);

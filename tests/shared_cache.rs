@@ -9,11 +9,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use aws_sdk_dynamodb::types::AttributeValue;
+use perennial::client::ClientId;
+use perennial::item::{self, Change, Item, Key, attr};
+use perennial::record::Partition;
+use perennial::shared_cache::{Link, Password, Publisher, Queue, Settings};
+use perennial::store::{Applied, Herald as _, MemoryStore, News, Page, ShardQuery, Store, StoreError, View};
+use perennial::time::{Clock, Moment, Sleep, SystemClock, Timestamp};
 use serde_json::Value;
 use support::redis::{READER, WRITER};
 use support::{
     Auth, Deployment, DynamoLocal, Front, Process, Proxy, Redis, StrictProvider, agent_url, health_url,
-    http_client, log_lines, wait_for, wait_until,
+    http_client, log_lines, quick_settings, wait_for, wait_until,
 };
 
 const SECRET: &str = "canary-client-secret";
@@ -38,15 +44,8 @@ impl World {
         let provider = StrictProvider::start(&["--lifetime-secs", lifetime_secs]).await;
         provider.register(Auth::Basic("app", SECRET)).await;
         let redis = Redis::start().await;
-        let settings = format!(
-            "[discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n\
-             [refresh]\nspread = \"0s\"\nlifetime_min = \"1s\"\n\
-             [backoff]\nbase = \"200ms\"\nmin_interval = \"200ms\"\ncap = \"1s\"\n\
-             [agent]\naddress = \"127.0.0.1:0\"\n{more}\n{}\
-             [providers.strict]\ntoken_url = \"{}\"\nrate_per_second = 1000.0\nburst = 1000\n",
-            redis.settings(),
-            provider.token_url()
-        );
+        let own = format!("[agent]\naddress = \"127.0.0.1:0\"\n{more}\n{}", redis.settings());
+        let settings = quick_settings(&provider, &own);
         let deployment = Deployment::on_dynamo(DynamoLocal::shared().await, &settings);
         let file = deployment.secret_file("sealing.key", &"5e".repeat(32));
         std::fs::set_permissions(&file, Permissions::from_mode(0o600)).expect("its owner may");
@@ -257,7 +256,6 @@ async fn a_slow_table_is_not_taken_for_a_server_that_is_away() {
     let endpoint = [("PERENNIAL__STORE__ENDPOINT", front.url())];
     world.daemon = daemon_with(&world.deployment, WRITER, &endpoint).await;
     wait_until(SOON, "it is connected", async || said(&world.daemon, BACK) == 1).await;
-    // What stands there when it comes to know a client is no news.
     world.refresh_all(&["acme-crm"]).await;
     is_slow.store(true, Ordering::Relaxed);
     world.import("acme-crm", "canary-first").await;
@@ -273,6 +271,91 @@ async fn a_slow_table_is_not_taken_for_a_server_that_is_away() {
     })
     .await;
     assert_eq!((said(&world.daemon, BACK), said(&world.daemon, AWAY)), (1, 0), "one connection all the time");
+}
+
+#[tokio::test]
+async fn what_an_operator_changed_while_no_daemon_ran_is_published_by_the_next() {
+    let mut world = World::new("600", "", &["acme-crm", "other"]).await;
+    let before = world.published("acme-crm", -1).await["tok_gen"].as_i64().expect("a number");
+    world.published("other", -1).await;
+    world.daemon.signal("TERM");
+    assert_eq!(world.daemon.exit_code(SOON).await, 0);
+    world.import("acme-crm", "canary-imported").await;
+    world.deployment.ok(&["clients", "remove", "other", "--yes"]);
+    world.daemon = daemon(&world.deployment, WRITER).await;
+    assert_eq!(world.published("acme-crm", before).await["access_token"], "canary-imported");
+    wait_until(SOON, "the key of a removed client goes", async || {
+        world.redis.value(&world.key("other")).is_none()
+    })
+    .await;
+}
+
+/// A table that never answers about one client.
+struct Hung(MemoryStore, ClientId);
+
+impl Store for Hung {
+    async fn read(&self, id: &ClientId) -> Result<Partition, StoreError> {
+        self.0.read(id).await
+    }
+    async fn apply(&self, change: &Change) -> Result<Applied, StoreError> {
+        self.0.apply(change).await
+    }
+    async fn query(&self, query: &ShardQuery) -> Result<Page, StoreError> {
+        self.0.query(query).await
+    }
+    async fn load(&self, keys: &[Key], view: View) -> Result<Vec<(Key, Item)>, StoreError> {
+        if keys.contains(&Key::Token(self.1.clone())) {
+            std::future::pending::<()>().await;
+        }
+        self.0.load(keys, view).await
+    }
+}
+
+/// No pause of it ends: nobody gives up waiting.
+struct Patient;
+
+impl Clock for Patient {
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+    fn moment(&self) -> Moment {
+        SystemClock.moment()
+    }
+    fn sleep(&self, _: Duration) -> Sleep {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_client_with_whom_the_table_is_slow_keeps_no_other_from_being_published() {
+    let (redis, clock) = (Redis::start().await, Arc::new(Patient));
+    let settings = Settings {
+        url: redis.url().parse().expect("a URL"),
+        user: Some(WRITER.0.to_owned()),
+        password: Some(Password::Given(WRITER.1.into())),
+        ca_file: None,
+        prefix: "perennial:".to_owned(),
+        patience: SOON,
+    };
+    let link = Arc::new(Link::new(settings, Arc::clone(&clock) as _).expect("no TLS"));
+    let [slow, quick] = ["slow", "quick"].map(|id| ClientId::new(id).expect("an id"));
+    let (queue, store) = (Arc::new(Queue::default()), MemoryStore::new());
+    let token = Item::default()
+        .with(attr::ACCESS_TOKEN, item::Value::Secret("canary-quick".into()))
+        .with(attr::EXPIRES_AT, item::Value::N(clock.now().plus(SOON * 10).as_secs()))
+        .with(attr::TOK_GEN, item::Value::N(1));
+    store.put_raw(&Key::partition(&quick), "TOKEN#ACCESS", token);
+    let table = Hung(store, slow.clone());
+    let publisher = Publisher::new(Arc::clone(&queue), Arc::clone(&link), table, clock);
+    queue.tell(&slow, News::Changed);
+    queue.tell(&quick, News::Changed);
+    let published = wait_for(SOON, "the other is published", async || redis.value("perennial:quick"));
+    let published = tokio::select! {
+        published = published => published,
+        () = link.keep() => unreachable!("it does so for ever"),
+        () = publisher.run() => unreachable!("it does so for ever"),
+    };
+    assert!(published.starts_with("1 ") && published.contains("canary-quick"), "{published}");
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! `perennial agent`: tokens for the programs of this machine; and keys for whoever reads them.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
@@ -18,6 +17,7 @@ use tracing::{error, info, warn};
 use super::meter::Meter;
 use super::{App, UsageError, files, output, shared_cache};
 use crate::agent::{self, Keys, Manner, Socket, drop_in, keys};
+use crate::bounded;
 use crate::config::{Config, Profile, SecretForm};
 use crate::reader::{self, Overlaps, Reader};
 use crate::shutdown::Shutdown;
@@ -31,7 +31,6 @@ const LOOK: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(10);
 /// No file of keys is larger, in bytes.
 const LARGEST: u64 = 1 << 20;
-const NO_FILE: &str = "is no file of at most 1 MiB";
 /// Where a region has to be named and there is none.
 const SOME_REGION: &str = "us-east-1";
 
@@ -327,7 +326,7 @@ impl Readers {
         let Some(file) = &config.agent.keys_file else { return Ok(None) };
         let wrong = |why: String| UsageError(format!("agent.keys_file, {}: {why}", file.display()));
         let text = read(file).map_err(|error| wrong(error.to_string()))?;
-        let keys = parse(&text).map_err(wrong)?;
+        let keys = Keys::parse(&text).map_err(|error| wrong(error.to_string()))?;
         info!(readers = keys.len(), "readers' keys are read");
         let keys = Arc::new(ArcSwap::from_pointee(keys));
         Ok(Some(Self::File(KeysFile { path: file.clone(), text, keys })))
@@ -342,21 +341,9 @@ impl Readers {
     }
 }
 
-/// Anything but a regular file may never end, or never begin.
+/// Digests are no secrets.
 fn read(file: &Path) -> io::Result<String> {
-    if !fs::metadata(file)?.is_file() {
-        return Err(io::Error::other(NO_FILE));
-    }
-    let mut text = String::new();
-    File::open(file)?.take(LARGEST + 1).read_to_string(&mut text)?;
-    Ok(text)
-}
-
-fn parse(text: &str) -> Result<Keys, String> {
-    if text.len() as u64 > LARGEST {
-        return Err(NO_FILE.into());
-    }
-    Keys::parse(text).map_err(|error| error.to_string())
+    Ok(bounded::read_text(file, LARGEST)?.to_string())
 }
 
 /// Takes up what changes in the file. What cannot be understood changes nothing.
@@ -388,7 +375,7 @@ async fn follow(file: KeysFile, clock: Arc<dyn Clock>) {
             seen = text;
             continue;
         }
-        match parse(&text) {
+        match Keys::parse(&text) {
             Ok(new) => {
                 info!(readers = new.len(), "readers' keys are read again");
                 keys.store(Arc::new(new));

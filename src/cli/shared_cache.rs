@@ -62,6 +62,7 @@ fn link(app: &App) -> Result<Option<Arc<Link>>, UsageError> {
         prefix: own.prefix.clone(),
         patience: own.patience,
     };
-    let link = Link::new(settings, app.clock()).map_err(|error| UsageError(error.to_string()))?;
+    let link =
+        Link::new(settings, app.clock()).map_err(|error| UsageError(format!("shared_cache: {error}")))?;
     Ok(Some(Arc::new(link)))
 }

@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::error::{ConfigError, ConfigErrors, Origin};
 use super::schema::{self, Place};
+use crate::bounded;
 use crate::client::reference::is_own_variable;
 use crate::secret::Secret;
 use crate::shown;
@@ -90,12 +91,8 @@ impl Sources {
 
     /// What the files hold by now: two readings are equal where nothing has changed.
     pub fn fingerprint(&self) -> Fingerprint {
-        // Anything but a regular file may never end, or never begin.
-        let read = |file: &PathBuf| {
-            let found = std::fs::metadata(file).ok()?;
-            (found.is_file() && found.len() <= LARGEST).then(|| std::fs::read(file).ok()).flatten()
-        };
-        let digest = |file: &PathBuf| read(file).map(|text| Sha256::digest(text).to_vec());
+        let read = |file: &PathBuf| bounded::read(file, LARGEST).ok();
+        let digest = |file: &PathBuf| read(file).map(|text| Sha256::digest(&text).to_vec());
         Fingerprint(self.files().iter().map(digest).collect())
     }
 

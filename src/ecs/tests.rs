@@ -7,28 +7,10 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
-use crate::time::{Moment, Sleep, Timestamp};
-
-const BEGIN: Timestamp = Timestamp::from_secs(1_800_000_000);
+use crate::time::testing::Simulated;
 
 fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
-}
-
-/// Runs on tokio's paused time.
-struct Simulated(Instant);
-
-impl Clock for Simulated {
-    fn now(&self) -> Timestamp {
-        BEGIN.plus(self.0.elapsed())
-    }
-    fn moment(&self) -> Moment {
-        Moment::from_origin(self.0.elapsed())
-    }
-    #[expect(clippy::disallowed_methods, reason = "this is a clock")]
-    fn sleep(&self, duration: Duration) -> Sleep {
-        Box::pin(tokio::time::sleep(duration))
-    }
 }
 
 #[derive(Clone, Copy)]
@@ -47,7 +29,7 @@ struct Recorder {
 
 impl Guard for Recorder {
     async fn ask(&self, request: Request) -> Result<(), AgentError> {
-        self.asked.lock().unwrap().push((self.clock.0.elapsed().as_secs(), request));
+        self.asked.lock().unwrap().push((self.clock.elapsed().as_secs(), request));
         let mood = *self.mood.lock().unwrap();
         match mood {
             Mood::Grants => Ok(()),
@@ -68,7 +50,7 @@ struct World {
 
 impl World {
     fn new(mood: Mood) -> Self {
-        let clock = Arc::new(Simulated(Instant::now()));
+        let clock = Arc::new(Simulated::new());
         let guard =
             Arc::new(Recorder { clock: Arc::clone(&clock), mood: Mutex::new(mood), asked: Mutex::default() });
         let (account, stop) = (Arc::<Account>::default(), CancellationToken::new());
@@ -146,7 +128,7 @@ async fn an_agent_that_never_answers_holds_up_no_exit() {
     let (clock, stopped) = (Arc::clone(&world.clock), Instant::now());
     let asked = world.end().await;
     assert_eq!(asked, [(0, Request::Protect), (5, Request::Release)], "it may have been granted");
-    assert!(stopped.elapsed() <= FAREWELL && clock.0.elapsed() < secs(10));
+    assert!(stopped.elapsed() <= FAREWELL && clock.elapsed() < secs(10));
 }
 
 #[tokio::test(start_paused = true)]

@@ -29,6 +29,9 @@ use crate::time::{Clock, Timestamp};
 const BATCH: usize = 33;
 /// How far discovery looks back: operators' clocks differ, and the index is eventually consistent.
 const LOOK_BACK: Duration = Duration::from_secs(300);
+/// Whoever is listed for the first time and was changed by an operator in so long a time may have been changed while
+/// nobody looked.
+const UNHEARD: Duration = Duration::from_secs(3600);
 
 /// How soon the table is asked again that gave no answer.
 const RETRY: Duration = Duration::from_secs(2);
@@ -161,13 +164,16 @@ impl<S: Store> Listing<S> {
     }
 
     async fn list_in_full(&mut self, shard: u32) -> Result<Census, ListingError> {
-        let last_good = Some(self.clock.now());
+        let began = self.clock.now();
+        let look_back = if self.is_listed(shard) { LOOK_BACK } else { UNHEARD };
         let rows = self.list(shard, None).await?;
         let before: Vec<_> = self.shards.entry(shard).or_default().seen.keys().cloned().collect();
         let found = self.learn(shard, &rows).await?;
         self.unlist(&found.removed).await;
         let gone: Vec<_> = before.into_iter().filter(|id| !found.listed.contains_key(id)).collect();
         let census = Census { clients: found.listed.len(), skipped: found.skipped, forgotten: gone.len() };
+        self.announce(&found, began.minus(look_back));
+        let last_good = Some(began);
         self.shards.insert(shard, Shard { seen: found.listed, buried: found.removed, last_good });
         for id in gone {
             self.store.announce(&id, News::Removed);
@@ -189,17 +195,23 @@ impl<S: Store> Listing<S> {
             let mut rows = self.list(shard, since).await?;
             rows.retain(|row| client_of(row).is_some_and(|id| known.is_news(&id, row.joined)));
             let found = self.learn(shard, &rows).await?;
+            self.announce(&found, Timestamp::EPOCH);
             let Some(known) = self.shards.get_mut(&shard) else { continue };
             let gone = found.removed.keys().filter(|id| known.seen.remove(*id).is_some()).count();
             news += found.listed.len() + gone;
-            // An operator's new tokens, or none any more: whoever passes them on has to know.
-            found.listed.keys().for_each(|id| self.store.announce(id, News::Changed));
-            found.removed.keys().for_each(|id| self.store.announce(id, News::Removed));
             known.seen.extend(found.listed);
             known.buried.extend(found.removed);
             known.last_good = Some(began);
         }
         Ok(news)
+    }
+
+    /// An operator's new tokens, or none any more: whoever passes them on has to know of what changed since then.
+    fn announce(&self, found: &Found, since: Timestamp) {
+        for (clients, news) in [(&found.listed, News::Changed), (&found.removed, News::Removed)] {
+            let lately = clients.iter().filter(|(_, joined)| **joined >= since);
+            lately.for_each(|(id, _)| self.store.announce(id, news.clone()));
+        }
     }
 
     /// Cares for the shards that `share` names, discovers every `interval`, and says `warm` once all of its first

@@ -15,9 +15,10 @@ use hyper_util::client::proxy::matcher::Matcher;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::Url;
 
-use super::tls::{self, Authorities, TlsError};
+use super::tls::{self, Authorities};
 use crate::client::outbound::Outbound;
 use crate::reply::Reply;
+use crate::tls::TlsError;
 
 /// How a connection is made.
 #[derive(Clone, PartialEq, Eq, Hash)]

@@ -22,12 +22,13 @@ use url::Url;
 use zeroize::Zeroizing;
 
 use super::clients::{Clients, unsent_or_unknown};
-use super::tls::{self, Authorities, TlsError};
+use super::tls::{self, Authorities};
 use super::wire::{Answer, classify, retry_after};
 use super::{TokenEndpoint, TokenRequest};
 use crate::client::{ClientAuth, Grant, Provider, is_loopback};
 use crate::reply::{Reply, Tokens};
 use crate::time::{Clock, Sleep};
+use crate::tls::TlsError;
 
 type OAuthClient = BasicClient<EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointNotSet, EndpointSet>;
 

@@ -1,7 +1,7 @@
 //! Whom a token endpoint is believed to be.
 //!
-//! TLS 1.2 and later. The platform's authorities vouch for a server, or in their place those of the provider's
-//! `ca_file`. Where there are pins, the server must also have one of those keys. It is the server's own certificate that
+//! Somebody vouches for it, as for every server: the platform's authorities, or those of the provider's `ca_file`. Where
+//! there are pins, the server must also have one of those keys. It is the server's own certificate that
 //! is held against them and never an intermediate one: what a server sends along may have no part in what was verified.
 
 use std::collections::HashMap;
@@ -9,40 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::{CryptoProvider, aws_lc_rs as crypto};
-use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
-use rustls::version::{TLS12, TLS13};
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore, SignatureScheme,
 };
 
 use crate::client::outbound::{Outbound, Pin};
-
-/// TLS that cannot be set up.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    /// The provider's own authorities cannot be had.
-    #[error("ca_file = {file:?} {problem}: name a PEM file with the certificates of the authorities")]
-    Authorities {
-        /// As configured.
-        file: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// The platform's trust store cannot be used, or something else in the TLS library.
-    #[error("TLS cannot be set up: {0}")]
-    Library(String),
-}
-
-impl From<rustls::Error> for TlsError {
-    fn from(error: rustls::Error) -> Self {
-        Self::Library(error.to_string())
-    }
-}
+use crate::tls::{self, TlsError};
 
 /// The authorities of each `ca_file`, read once a path: a file that has changed would be trusted by some clients and not by
 /// others.
@@ -55,7 +30,7 @@ impl Authorities {
         if let Some(roots) = read.get(file) {
             return Ok(Arc::clone(roots));
         }
-        let roots = Arc::new(roots(file)?);
+        let roots = Arc::new(tls::roots(file)?);
         read.insert(file.to_owned(), Arc::clone(&roots));
         Ok(roots)
     }
@@ -63,46 +38,14 @@ impl Authorities {
 
 /// How connections to a provider are secured.
 pub(super) fn configuration(outbound: &Outbound, known: &Authorities) -> Result<ClientConfig, TlsError> {
-    let provider = Arc::new(crypto::default_provider());
-    let mut verifier = match &outbound.ca_file {
-        Some(file) => vouched(file, known.of(file)?, &provider)?,
-        None => Arc::new(rustls_platform_verifier::Verifier::new(Arc::clone(&provider))?),
-    };
+    let roots = outbound.ca_file.as_deref().map(|file| known.of(file)).transpose()?;
+    let mut verifier = tls::verifier(roots)?;
     if !outbound.pins.is_empty() {
         verifier = Arc::new(Pinned { pins: outbound.pins.clone(), inner: verifier });
     }
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&TLS13, &TLS12])?
-        .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth();
+    let mut config = tls::configuration(verifier)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
-}
-
-fn wrong(file: &Path, problem: String) -> TlsError {
-    TlsError::Authorities { file: file.to_owned(), problem }
-}
-
-fn roots(file: &Path) -> Result<RootCertStore, TlsError> {
-    let certificates = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|error| wrong(file, format!("cannot be read ({error})")))?;
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates {
-        let added = roots.add(certificate);
-        added.map_err(|error| wrong(file, format!("has an unusable certificate ({error})")))?;
-    }
-    Ok(roots)
-}
-
-fn vouched(
-    file: &Path,
-    roots: Arc<RootCertStore>,
-    provider: &Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, TlsError> {
-    let built = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(provider)).build();
-    Ok(built.map_err(|_| wrong(file, "has no certificate in it".to_owned()))?)
 }
 
 /// The server has another key than the pinned ones.

@@ -110,6 +110,8 @@ pub struct Entry {
     pub asked_table: Option<Moment>,
     /// When the table itself last told something: before that, what stands beside the token is not known.
     pub told: Option<Moment>,
+    /// Since when a newer token than the one that is known is expected, before its time.
+    pub expected: Option<Moment>,
 }
 
 /// What is asked for.
@@ -302,7 +304,8 @@ pub fn is_usable(copy: &Sighting, known: &Entry, now: Now) -> bool {
 }
 
 /// Whether a usable copy makes a question to the table needless: its token is not about to be replaced, and is newer than
-/// what is known, or the same where that is all that was asked. Beyond the first time the table must have been asked lately.
+/// what is known, or the same where that is all that was asked and no newer one is expected. Beyond the first time the table
+/// must have been asked lately.
 pub fn suffices(copy: &Sighting, known: &Entry, question: Question, max_age: Duration, now: Now) -> bool {
     let is_replaced = copy.due_in(now).is_zero();
     let Some(sighting) = &known.sighting else { return question != Question::Table && !is_replaced };
@@ -310,7 +313,11 @@ pub fn suffices(copy: &Sighting, known: &Entry, question: Question, max_age: Dur
         known.told.is_some() && now.moment.since(asked) < max_age.saturating_mul(WORD_OF_THE_TABLE)
     });
     let is_newer = generation(copy) > generation(sighting);
-    let fits = is_newer && question == Question::Newer || question == Question::Which;
+    let fits = match question {
+        Question::Which => is_newer || known.expected.is_none(),
+        Question::Newer => is_newer,
+        Question::Table => false,
+    };
     lately && fits && !is_replaced
 }
 
@@ -355,6 +362,7 @@ pub fn confirmed(sighting: Sighting, max_age: Duration, now: Now, unit: f64) -> 
         asked: Some(asked),
         asked_table: Some(asked.moment),
         told: Some(asked.moment),
+        expected: None,
     }
 }
 
@@ -386,21 +394,23 @@ pub fn failed(entry: &Entry, refused: bool, asked: Now, now: Now, unit: f64) -> 
         asked: Some(asked),
         asked_table: Some(asked.moment),
         told: entry.told,
+        expected: None,
     }
 }
 
-/// What is known once a question has brought `entry`, with `known` before it. A newer token may be expected, and looked for soon: an
-/// answer that has none, to a question that began before that look, does not put it off. `meanwhile`, if that became known
-/// after the question had begun.
-pub fn learned(entry: Entry, known: &Entry, meanwhile: bool) -> Entry {
+/// What is known once a question has brought `entry`, with `known` before it. Where a newer token is expected, and this is none, it
+/// is looked for again, less and less often and for a minute; a look that is still to come is not put off. `meanwhile`, if
+/// that became known after the question had begun.
+pub fn learned(entry: Entry, known: &Entry, meanwhile: bool, now: Moment, unit: f64) -> Entry {
     let of = |entry: &Entry| entry.sighting.as_ref().map(|sighting| generation(sighting));
-    let is_expected = known.told.is_some() && known.asked_table.is_none();
+    let waited = known.expected.map(|since| now.since(since));
+    let Some(waited) = waited.filter(|waited| *waited < TROUBLE && of(&entry) <= of(known)) else {
+        return Entry { expected: None, ..entry };
+    };
     let began_before = entry.asked.is_some_and(|asked| asked.moment < known.check_at);
-    if !is_expected || !began_before || of(&entry) > of(known) {
-        return entry;
-    }
+    let next = if began_before { known.check_at } else { now.plus(overdue(waited, unit)) };
     let asked_table = entry.asked_table.filter(|_| !meanwhile);
-    Entry { check_at: entry.check_at.min(known.check_at), asked_table, ..entry }
+    Entry { check_at: entry.check_at.min(next), asked_table, expected: known.expected, ..entry }
 }
 
 fn next_look(sighting: &Sighting, max_age: Duration, now: Now, unit: f64) -> Duration {

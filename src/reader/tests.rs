@@ -10,31 +10,10 @@ use crate::record::{Gen, State, encode_config};
 use crate::secret::Secret;
 use crate::store::MemoryStore;
 use crate::store::memory::{Fault, Operation};
-use crate::time::Sleep;
-
-const BEGIN: Timestamp = Timestamp::from_secs(1_800_000_000);
+use crate::time::testing::Simulated;
 
 fn secs(secs: u64) -> Duration {
     Duration::from_secs(secs)
-}
-
-/// Runs on tokio's paused time; the wall clock can be set.
-struct Simulated {
-    origin: Instant,
-    ahead_ms: AtomicU64,
-}
-
-impl Clock for Simulated {
-    fn now(&self) -> Timestamp {
-        BEGIN.plus(self.origin.elapsed()).plus(Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed)))
-    }
-    fn moment(&self) -> Moment {
-        Moment::from_origin(self.origin.elapsed())
-    }
-    #[expect(clippy::disallowed_methods, reason = "this is a clock")]
-    fn sleep(&self, duration: Duration) -> Sleep {
-        Box::pin(tokio::time::sleep(duration))
-    }
 }
 
 struct World {
@@ -53,7 +32,7 @@ impl World {
             Operation::Load(_) => decided.lock().expect("sound").clone(),
             _ => Fault::None,
         });
-        let clock = Arc::new(Simulated { origin: Instant::now(), ahead_ms: AtomicU64::new(0) });
+        let clock = Arc::new(Simulated::new());
         let overlaps = Box::new(|provider: &str| (provider == "strict").then_some(secs(1)));
         let vitals = Arc::clone(store.vitals());
         let reader = Reader::new(store.clone(), vitals, Arc::clone(&clock) as _, overlaps, settings);
@@ -118,9 +97,8 @@ impl World {
         counts.answers.load(Ordering::Relaxed) + counts.failures.load(Ordering::Relaxed)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "simulated time passes")]
     async fn pass(&self, time: Duration) {
-        tokio::time::sleep(time).await;
+        self.clock.sleep(time).await;
     }
 }
 
@@ -281,7 +259,7 @@ async fn a_thaw_is_noticed_by_the_wall_clock() {
     world.register(&acme(), "p");
     world.put(&acme(), 1);
     assert_eq!(world.read(&acme()).await, Ok(1));
-    world.clock.ahead_ms.store(7_200_000, Ordering::Relaxed);
+    world.clock.be_ahead(secs(7200));
     world.put(&acme(), 2);
     assert_eq!(world.read(&acme()).await, Ok(2));
 }
@@ -331,6 +309,30 @@ async fn no_older_answer_puts_off_the_look_for_a_newer_token() {
     assert_eq!((served.token().generation.0, world.questions()), (2, before + 1));
     world.pass(secs(60)).await;
     assert_eq!(world.questions(), before + 1, "nothing is expected any more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newer_token_that_was_asked_for_is_looked_for_until_it_is_there_and_for_a_minute_at_most() {
+    let world = World::kept();
+    world.register(&acme(), "p");
+    world.put(&acme(), 1);
+    assert_eq!(world.read(&acme()).await, Ok(1));
+    world.reader.expect_newer(&acme());
+    world.pass(secs(20)).await;
+    world.put(&acme(), 2);
+    world.pass(secs(12)).await;
+    let served = world.reader.at_hand(&acme(), Want::default()).expect("without a question");
+    assert_eq!(served.token().generation.0, 2);
+    let before = world.questions();
+    world.pass(secs(60)).await;
+    assert_eq!(world.questions(), before, "nothing is expected any more");
+
+    world.reader.expect_newer(&acme());
+    world.pass(secs(90)).await;
+    let looks = world.questions() - before;
+    assert!((8..20).contains(&looks), "{looks} looks");
+    world.pass(secs(150)).await;
+    assert_eq!(world.questions(), before + looks, "it did not come");
 }
 
 #[cfg(test)]

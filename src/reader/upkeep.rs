@@ -31,7 +31,8 @@ struct Due {
 impl Upkeep {
     /// Comes by at this time, and at no other that was planned before.
     pub(super) fn plan(&self, slot: &Arc<Slot>, at: Moment) {
-        let at_ms = millis(at);
+        // Nobody is looked for before the time that was said.
+        let at_ms = millis(at).saturating_add(1);
         slot.due_ms.store(at_ms, Ordering::Relaxed);
         let mut calendar = self.calendar.lock().unwrap_or_else(PoisonError::into_inner);
         let first = calendar.peek().is_none_or(|Reverse(due)| at_ms < due.at_ms);

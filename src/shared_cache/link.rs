@@ -9,10 +9,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::wire::{self, Connection, Driver};
-use super::{CacheError, Settings, TlsError, tls};
+use super::{CacheError, Settings};
 use crate::entropy::Entropy;
 use crate::metrics;
 use crate::time::Clock;
+use crate::tls::{self, TlsError};
 
 /// Connecting, TLS and the first answer included, takes milliseconds in one region.
 const CONNECT: Duration = Duration::from_secs(2);
@@ -60,7 +61,10 @@ impl Link {
     /// Where TLS cannot be set up.
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, TlsError> {
         let tls = match settings.url.scheme() {
-            "rediss" => Some(Arc::new(tls::configuration(settings.ca_file.as_deref())?)),
+            "rediss" => {
+                let roots = settings.ca_file.as_deref().map(tls::roots).transpose()?;
+                Some(Arc::new(tls::configuration(tls::verifier(roots.map(Arc::new))?)?))
+            }
             _ => None,
         };
         let (state, _) = watch::channel(State::Starting);

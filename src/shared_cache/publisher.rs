@@ -1,8 +1,10 @@
 //! Passes on what a daemon has stored: behind its back, so that no refresh waits for the server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tracing::{debug, warn};
 
 use super::CacheError;
@@ -19,6 +21,8 @@ use crate::time::Clock;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// What the table may take over one before it is left for the client's next refresh.
 const PATIENCE_WITH_TABLE: Duration = Duration::from_secs(2);
+/// How many clients are published at once: one whom the table is slow with keeps no others.
+const AT_ONCE: usize = 8;
 
 /// What is to be done at the server.
 enum Deed {
@@ -33,43 +37,19 @@ pub struct Publisher<S> {
     /// The table as it stands: what is sealed there stays sealed.
     store: S,
     clock: Arc<dyn Clock>,
+    /// Whether the trouble that there is has been told.
+    told: AtomicBool,
 }
 
 impl<S: Store> Publisher<S> {
     /// Reads in this store, which opens nothing, what has to be read.
     pub fn new(queue: Arc<Queue>, link: Arc<Link>, store: S, clock: Arc<dyn Clock>) -> Self {
-        Self { queue, link, store, clock }
+        Self { queue, link, store, clock, told: AtomicBool::new(false) }
     }
 
     /// Publishes for as long as it is polled.
     pub async fn run(&self) {
-        let mut told = false;
-        loop {
-            self.queue.filled().await;
-            // Taken only where there is somebody to take it to: until then fresher news overtakes it.
-            let line = self.link.up().await;
-            let Some((id, news)) = self.queue.take() else { continue };
-            let passed_on = self.pass_on(&line, &id, &news).await;
-            let back = match passed_on {
-                Ok(outcome) => {
-                    metrics::SHARED_CACHE_PUBLICATIONS.add(&[outcome], 1);
-                    told = false;
-                    None
-                }
-                Err(CacheError::Unreachable(_)) => {
-                    line.give_up();
-                    Some((id, news))
-                }
-                Err(error) => {
-                    metrics::SHARED_CACHE_PUBLICATIONS.add(&["failed"], 1);
-                    if !std::mem::replace(&mut told, true) {
-                        warn!(client = %id, %error, "a token could not be published");
-                    }
-                    None
-                }
-            };
-            self.queue.done(back);
-        }
+        join_all((0..AT_ONCE).map(|_| self.work())).await;
     }
 
     /// Waits until everything is published, for at most so long, and not at all while the server is away.
@@ -79,6 +59,34 @@ impl<S: Store> Publisher<S> {
                 () = self.queue.settled() => {}
                 () = self.clock.sleep(patience) => debug!("not everything was published before the end"),
             }
+        }
+    }
+
+    async fn work(&self) {
+        loop {
+            self.queue.filled().await;
+            // Taken only where there is somebody to take it to: until then fresher news overtakes it.
+            let line = self.link.up().await;
+            let Some((id, news)) = self.queue.take() else { continue };
+            let back = match self.pass_on(&line, &id, &news).await {
+                Ok(outcome) => {
+                    metrics::SHARED_CACHE_PUBLICATIONS.add(&[outcome], 1);
+                    self.told.store(false, Ordering::Relaxed);
+                    None
+                }
+                Err(CacheError::Unreachable(_)) => {
+                    line.give_up();
+                    Some(news)
+                }
+                Err(error) => {
+                    metrics::SHARED_CACHE_PUBLICATIONS.add(&["failed"], 1);
+                    if !self.told.swap(true, Ordering::Relaxed) {
+                        warn!(client = %id, %error, "a token could not be published");
+                    }
+                    None
+                }
+            };
+            self.queue.done(&id, back);
         }
     }
 

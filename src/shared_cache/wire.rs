@@ -1,7 +1,5 @@
 //! The server's protocol: the only place that knows the crate which speaks it.
 
-use std::fs;
-use std::io::Read as _;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,6 +18,7 @@ use url::{Host, Url};
 
 use super::entry::{Entry, LARGEST};
 use super::{CacheError, Password, Settings};
+use crate::bounded;
 use crate::secret::Secret;
 use crate::shown;
 
@@ -142,14 +141,7 @@ fn login(settings: &Settings) -> Result<RedisConnectionInfo, CacheError> {
 fn password(file: &Path) -> Result<Secret, CacheError> {
     let wrong =
         |why: String| CacheError::Refused(format!("shared_cache.password_file = {}: {why}", file.display()));
-    // Anything but a regular file may never end, or never begin.
-    let found = fs::metadata(file).map_err(|error| wrong(error.to_string()))?;
-    if !found.is_file() || found.len() > LONGEST_PASSWORD {
-        return Err(wrong(format!("is no file of at most {LONGEST_PASSWORD} bytes")));
-    }
-    let mut text = zeroize::Zeroizing::new(String::new());
-    let read = fs::File::open(file).and_then(|file| file.take(LONGEST_PASSWORD).read_to_string(&mut text));
-    read.map_err(|error| wrong(error.to_string()))?;
+    let text = bounded::read_text(file, LONGEST_PASSWORD).map_err(|error| wrong(error.to_string()))?;
     Ok(Secret::new(text.trim_end_matches(['\r', '\n'])))
 }
 

@@ -6,6 +6,10 @@
 //!
 //! Beside the file stands a note of which token it holds, so that the next process knows until when what it finds is good,
 //! and whether that was told. The note of a file that was removed stays until the removal is told.
+//!
+//! File and note are two renames. The note of what is to come is therefore laid ready before the file is renamed, under
+//! another name, and takes the old note's place after that: wherever a process is killed, one of the two vouches for
+//! what stands in the file.
 
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -18,14 +22,17 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::hook::Change;
+use crate::bounded;
 use crate::entropy::Entropy;
 use crate::record::Gen;
 use crate::time::Timestamp;
 
 /// What an unfinished file's name has besides its own.
 const PART: &str = ".part-";
-/// ... and that of a note.
+/// ... that of a note,
 const NOTE: &str = ".perennial";
+/// ... and that of the note of what is about to be written.
+const NEXT: &str = ".perennial-next";
 /// No file of ours is larger, in bytes: an item of the table is of 400 KB at most.
 const LARGEST: u64 = 4 << 20;
 
@@ -62,6 +69,14 @@ pub(super) struct Note {
     pub(super) sha256: String,
     /// Whether nobody has to be told of it any more.
     pub(super) told: bool,
+}
+
+/// What an earlier process has left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) note: Note,
+    /// Whether it has the permissions and the group that it should have.
+    pub(super) is_as_wanted: bool,
 }
 
 /// Where a file is kept.
@@ -106,11 +121,11 @@ impl Place {
     pub(super) fn write(&self, content: &str, note: Note) -> Result<(), PlaceError> {
         let _alone = self.alone();
         self.check()?;
-        self.replace(&self.path, self.mode, content.as_bytes())?;
-        let note = Note { sha256: digest(content.as_bytes()), ..note };
-        // Nobody would know until when it is good.
-        self.write_note(&note).inspect_err(|_| drop(fs::remove_file(&self.path)))?;
-        Ok(())
+        self.begin(content, note)?;
+        let replaced = self.replace(&self.path, self.mode, content.as_bytes());
+        replaced.inspect_err(|_| drop(fs::remove_file(self.next())))?;
+        // Whoever notes that it was told would look for its note in vain.
+        self.finish().inspect_err(|_| drop(fs::remove_file(&self.path)))
     }
 
     /// Removes the file, and its note where nobody `is_to_be_told`. They may be gone already.
@@ -121,8 +136,7 @@ impl Place {
         if !is_to_be_told {
             absent_is_fine(fs::remove_file(self.note()))?;
         }
-        File::open(&self.folder)?.sync_all()?;
-        Ok(())
+        self.sync()
     }
 
     /// Notes that a change was told, unless the file has changed again.
@@ -133,7 +147,7 @@ impl Place {
             (Change::Written(generation, expires_at), Some(note))
                 if !note.told && (note.generation, note.expires_at) == (generation, expires_at) =>
             {
-                self.write_note(&Note { told: true, ..note })?;
+                self.write_note(&self.note(), &Note { told: true, ..note })?;
             }
             _ => {}
         }
@@ -146,15 +160,12 @@ impl Place {
     }
 
     /// What an earlier process has left, where its note vouches for it. What was kept for another client, or in another form, is
-    /// removed; what has other permissions than it should counts as older than it is.
-    pub(super) fn found(&self, client: &str, form: &str) -> Option<Note> {
+    /// removed.
+    pub(super) fn found(&self, client: &str, form: &str) -> Option<Found> {
         self.check().ok()?;
-        let note = self.noted()?;
-        let found = fs::metadata(&self.path).ok().filter(|found| found.len() <= LARGEST)?;
-        let content = zeroize::Zeroizing::new(fs::read(&self.path).ok()?);
-        if note.sha256 != digest(&content) {
-            return None;
-        }
+        let content = bounded::read(&self.path, LARGEST).ok()?;
+        let found = fs::metadata(&self.path).ok()?;
+        let note = self.vouching(&digest(&content))?;
         // Ours, and another client's or of another form: whoever reads it would take it for what it is not.
         if note.client != client || note.form != form {
             drop(self.remove(false));
@@ -162,10 +173,7 @@ impl Place {
         }
         let is_as_wanted = found.permissions().mode() & 0o7777 == self.mode
             && self.group.is_none_or(|group| found.gid() == group);
-        // Otherwise good for as long as it was, and older than any token that comes.
-        let generation =
-            if is_as_wanted { note.generation } else { Gen(note.generation.0.saturating_sub(1)) };
-        Some(Note { generation, ..note })
+        Some(Found { note, is_as_wanted })
     }
 
     /// Whether anything stands there.
@@ -178,12 +186,40 @@ impl Place {
         self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn noted(&self) -> Option<Note> {
-        Note::parse(&fs::read_to_string(self.note()).ok()?)
+    /// The note of what is about to be written, on the disk before anything of the file is.
+    fn begin(&self, content: &str, note: Note) -> Result<(), PlaceError> {
+        let note = Note { sha256: digest(content.as_bytes()), ..note };
+        self.write_note(&self.next(), &note)
     }
 
-    fn write_note(&self, note: &Note) -> Result<(), PlaceError> {
-        self.replace(&self.note(), 0o600, note.to_text().as_bytes())?;
+    fn finish(&self) -> Result<(), PlaceError> {
+        fs::rename(self.next(), self.note())?;
+        self.sync()
+    }
+
+    /// The note of what stands in the file. Where a process was killed on its way, its change is taken to its end, or back.
+    fn vouching(&self, sha256: &str) -> Option<Note> {
+        let is_of = |note: &Note| note.sha256 == sha256;
+        if let Some(note) = read_note(&self.next()).filter(is_of) {
+            // Where it does not take its place now, it does so with the next start.
+            drop(self.finish());
+            return Some(note);
+        }
+        // One that stays vouches for nothing, and gives way to the next.
+        drop(fs::remove_file(self.next()));
+        self.noted().filter(is_of)
+    }
+
+    fn noted(&self) -> Option<Note> {
+        read_note(&self.note())
+    }
+
+    fn write_note(&self, path: &Path, note: &Note) -> Result<(), PlaceError> {
+        self.replace(path, 0o600, note.to_text().as_bytes())?;
+        self.sync()
+    }
+
+    fn sync(&self) -> Result<(), PlaceError> {
         Ok(File::open(&self.folder)?.sync_all()?)
     }
 
@@ -233,6 +269,10 @@ impl Place {
         self.beside(NOTE)
     }
 
+    fn next(&self) -> PathBuf {
+        self.beside(NEXT)
+    }
+
     /// A process that was killed may have left a part, with a token in it.
     fn sweep(&self) -> io::Result<()> {
         let ours = self.beside(PART);
@@ -274,6 +314,10 @@ impl Note {
     }
 }
 
+fn read_note(path: &Path) -> Option<Note> {
+    Note::parse(&fs::read_to_string(path).ok()?)
+}
+
 fn digest(content: &[u8]) -> String {
     hex::encode(Sha256::digest(content))
 }
@@ -308,8 +352,11 @@ mod tests {
         place.write("one", note()).expect("written");
         assert_eq!(fs::read_to_string(&path).expect("a file"), "one");
         assert_eq!(fs::metadata(&path).expect("a file").permissions().mode() & 0o7777, 0o640);
-        let found = place.found("acme", "token").expect("ours");
-        assert_eq!((found.generation, found.expires_at), (Gen(3), Timestamp::from_secs(9)));
+        let found = |place: &Place| {
+            let Found { note, is_as_wanted } = place.found("acme", "token").expect("ours");
+            (note.generation, note.expires_at, is_as_wanted)
+        };
+        assert_eq!(found(&place), (Gen(3), Timestamp::from_secs(9), true));
         fs::write(&path, "two").expect("written");
         assert_eq!(place.found("acme", "token"), None, "somebody else wrote it");
         assert!(path.exists(), "and it is theirs");
@@ -321,12 +368,7 @@ mod tests {
         }
         place.write("one", note()).expect("written");
         fs::set_permissions(&path, Permissions::from_mode(0o600)).expect("it is ours");
-        let found = place.found("acme", "token").expect("ours, and good for as long as it was");
-        assert_eq!(
-            (found.generation, found.expires_at),
-            (Gen(2), Timestamp::from_secs(9)),
-            "any token replaces it"
-        );
+        assert_eq!(found(&place), (Gen(3), Timestamp::from_secs(9), false), "good for as long as it was");
         place.remove(false).expect("removed");
         place.remove(false).expect("removed already");
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
@@ -337,7 +379,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("token");
         let place = place(&path, 0o600).expect("a place");
-        let is_told = || place.found("acme", "token").expect("ours").told;
+        let is_told = || place.found("acme", "token").expect("ours").note.told;
         place.write("one", note()).expect("written");
         place.told(Change::Written(Gen(2), Timestamp::from_secs(9))).expect("noted");
         place.told(Change::Removed).expect("noted");
@@ -351,6 +393,42 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 0);
     }
 
+    /// Of the second token's three steps so many were made.
+    #[test]
+    fn wherever_a_process_is_killed_the_next_one_knows_what_stands_in_the_file() {
+        for (steps, generation) in [(0, 3), (1, 3), (2, 4), (3, 4)] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let path = folder.path().join("token");
+            let killed = place(&path, 0o600).expect("a place");
+            killed.write("one", note()).expect("written");
+            let second = Note { generation: Gen(4), ..note() };
+            type Step<'a> = &'a dyn Fn() -> Result<(), PlaceError>;
+            let (begin, replace, finish): (Step<'_>, Step<'_>, Step<'_>) =
+                (&|| killed.begin("two", second.clone()), &|| killed.replace(&path, 0o600, b"two"), &|| {
+                    killed.finish()
+                });
+            [begin, replace, finish].iter().take(steps).for_each(|step| step().expect("it works"));
+            let next = place(&path, 0o600).expect("a place");
+            assert!(!next.is_gone_untold(), "{steps}");
+            let found = next.found("acme", "token").expect("it is known");
+            assert_eq!((found.note.generation, found.note.told), (Gen(generation), false), "{steps}");
+            next.told(Change::Written(found.note.generation, found.note.expires_at)).expect("noted");
+            assert!(next.found("acme", "token").expect("ours").note.told, "{steps}");
+            assert_eq!(fs::read_dir(folder.path()).expect("a folder").count(), 2, "{steps}");
+        }
+    }
+
+    #[test]
+    fn a_first_token_that_was_never_written_is_not_gone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("token");
+        place(&path, 0o600).expect("a place").begin("one", note()).expect("begun");
+        let next = place(&path, 0o600).expect("a place");
+        assert_eq!((next.found("acme", "token"), next.is_gone_untold()), (None, false));
+        next.write("one", note()).expect("written");
+        assert_eq!(next.found("acme", "token").expect("ours").note.generation, Gen(3));
+    }
+
     #[test]
     fn a_file_of_another_group_is_written_anew() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -360,11 +438,11 @@ mod tests {
         place.write("one", note()).expect("written");
         let group = fs::metadata(&path).expect("a file").gid();
         let own = of(Some(group)).expect("our own group");
-        let generation = |place: &Place| place.found("acme", "token").expect("ours").generation;
-        assert_eq!(generation(&own), Gen(3));
+        let is_as_wanted = |place: &Place| place.found("acme", "token").expect("ours").is_as_wanted;
+        assert!(is_as_wanted(&own));
         // Nobody who is not root can give a file to another group: it is looked at as if that had been asked for.
         let other = Place { group: Some(group + 1), ..own };
-        assert_eq!(generation(&other), Gen(2), "any token replaces it");
+        assert!(!is_as_wanted(&other));
     }
 
     #[test]

@@ -1,33 +1,17 @@
 //! Files on simulated time, before a table in memory: the disk is a real one.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use tempfile::TempDir;
-use tokio::time::Instant;
 
 use super::*;
 use crate::item::{Item, Key, Value, attr};
 use crate::reader::Settings;
 use crate::secret::Secret;
 use crate::store::MemoryStore;
-use crate::time::{Sleep, Timestamp};
-
-/// Both clocks are tokio's paused time.
-struct Simulated(Instant);
-
-impl Clock for Simulated {
-    fn now(&self) -> Timestamp {
-        Timestamp::from_secs(1_800_000_000).plus(self.0.elapsed())
-    }
-    fn moment(&self) -> Moment {
-        Moment::from_origin(self.0.elapsed())
-    }
-    #[expect(clippy::disallowed_methods, reason = "this is a clock")]
-    fn sleep(&self, duration: Duration) -> Sleep {
-        Box::pin(tokio::time::sleep(duration))
-    }
-}
+use crate::time::testing::Simulated;
 
 struct World {
     store: MemoryStore,
@@ -40,22 +24,13 @@ struct World {
 impl World {
     /// One file, `token`, is kept.
     fn new(form: Form) -> Self {
-        let (store, clock) = (MemoryStore::new(), Arc::new(Simulated(Instant::now())));
+        let (store, clock) = (MemoryStore::new(), Arc::new(Simulated::new()));
         let folder = tempfile::tempdir().expect("a folder");
         let overlaps = Box::new(|_: &str| None);
         let vitals = Arc::clone(store.vitals());
         let reader =
             Reader::new(store.clone(), vitals, Arc::clone(&clock) as _, overlaps, Settings::default());
-        let file = File {
-            name: "token".into(),
-            client: acme(),
-            path: folder.path().join("token"),
-            form,
-            mode: 0o600,
-            group: None,
-            on_change: Vec::new(),
-            timeout: LOOK,
-        };
+        let file = file(&folder.path().join("token"), form);
         let sink =
             Sink::open(reader.clone(), Arc::clone(&clock) as _, vec![file], Vec::new()).expect("a place");
         let (missing, drain) = (Arc::clone(&sink.missing), CancellationToken::new());
@@ -74,9 +49,8 @@ impl World {
         self.store.put_raw(&Key::partition(&acme()), "TOKEN#ACCESS", item);
     }
 
-    #[expect(clippy::disallowed_methods, reason = "simulated time passes")]
     async fn pass(&self, secs: u64) {
-        tokio::time::sleep(Duration::from_secs(secs)).await;
+        self.clock.sleep(Duration::from_secs(secs)).await;
     }
 
     fn path(&self) -> PathBuf {
@@ -95,6 +69,19 @@ impl World {
 impl Drop for World {
     fn drop(&mut self) {
         self.drain.cancel();
+    }
+}
+
+fn file(path: &Path, form: Form) -> File {
+    File {
+        name: "token".into(),
+        client: acme(),
+        path: path.to_owned(),
+        form,
+        mode: 0o600,
+        group: None,
+        on_change: Vec::new(),
+        timeout: LOOK,
     }
 }
 
@@ -139,4 +126,46 @@ async fn what_cannot_be_removed_is_tried_again_and_goes_as_soon_as_it_can() {
 fn replace_by_link(path: &Path) {
     fs::remove_file(path).expect("a file");
     std::os::unix::fs::symlink("elsewhere", path).expect("a link");
+}
+
+/// An earlier process has written it, and told nobody; then somebody has changed its permissions.
+#[tokio::test]
+async fn what_was_not_told_is_told_by_its_own_generation_whatever_its_permissions() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = File { on_change: vec!["true".into()], ..file(&folder.path().join("token"), Form::Token) };
+    let (store, clock) = (MemoryStore::new(), Arc::new(Simulated::new()));
+    let place = Place::open(&file.path, (0o600, None), Arc::new(Entropy::from_seed(1))).expect("a place");
+    let expires_at = clock.now().plus(Duration::from_secs(3600));
+    let note = Note {
+        client: "acme".into(),
+        form: "token".into(),
+        generation: Gen(3),
+        expires_at,
+        sha256: String::new(),
+        told: false,
+    };
+    place.write("one", note).expect("written");
+    fs::set_permissions(&file.path, fs::Permissions::from_mode(0o644)).expect("it is ours");
+
+    let (overlaps, vitals) = (Box::new(|_: &str| None), Arc::clone(store.vitals()));
+    let (changes, told) = watch::channel(None);
+    let mut keeper = Keeper {
+        reader: Reader::new(store, vitals, clock, overlaps, Settings::default()),
+        file,
+        place: Arc::new(place),
+        held: None,
+        writes: Tries::default(),
+        removals: Tries::default(),
+        changes,
+        missing: Arc::default(),
+    };
+    keeper.missing.store(1, Ordering::Relaxed);
+    keeper.adopt().await;
+    let change = told.borrow().expect("it is told");
+    assert_eq!(change, Change::Written(Gen(3), expires_at));
+    let held = keeper.held.expect("it is known");
+    let same = News::Good(Gen(3), expires_at);
+    assert_eq!(decision::decide(Some(&held), &same, keeper.reader.now()), Step::Write, "it is written anew");
+    keeper.place.told(change).expect("noted");
+    assert!(keeper.place.found("acme", "token").expect("ours").note.told);
 }

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use super::world::{FILTERS, HEADER, Mood, QUERY, SOON, World};
+use super::world::{CACHE_ANSWERS, FILTERS, HEADER, Mood, QUERY, SOON, World};
 use crate::support::{Process, agent_url, wait_until};
 
 /// Nobody's.
@@ -173,7 +173,7 @@ async fn an_agent_gives_tokens_to_whoever_may_have_them_and_shows_no_key() {
         }
         let log = agent.errors();
         assert!(log.contains("\"level\":\"TRACE\"") || log.contains("\"level\":\"DEBUG\""), "{log}");
-        assert!(log.contains("a request was refused"), "{log}");
+        assert!(log.contains("a request was refused") && log.contains(CACHE_ANSWERS), "{log}");
         world.canaries.assert_absent("the agent's log", &log);
     }
     world.run(&["run", "--once"]);

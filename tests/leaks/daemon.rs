@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::configuration::broken;
 use super::requests::ask_everything;
-use super::world::{ASSERTION, CASES, FILTERS, HEADER, Mood, REFERRED, SECRET, SOON, TOO_LARGE, World};
+use super::world::{
+    ASSERTION, CACHE_ANSWERS, CASES, FILTERS, HEADER, Mood, REFERRED, SECRET, SOON, TOO_LARGE, World,
+};
 use crate::support::{DynamoLocal, Process, fetch, health_url, log_lines, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,6 +37,7 @@ async fn worst_day(filter: &str) {
         wait_until(SOON, case.id, async || world.attempts(case.id).await > 0).await;
     }
     wait_until(SOON, "the good ones are stored", async || is_stored(&world)).await;
+    says(&daemon, CACHE_ANSWERS).await;
     wait_until(SOON, "the large answer is in the spill", async || spilled(&world).len() == 1).await;
     let mut told = ask_everything(&url);
     told.push_str(&spill_files(&world));

@@ -14,9 +14,10 @@ use perennial::provider::TokenRequest;
 use perennial::reply::{Lifetime, Reply, Tokens};
 use perennial::seal::LocalKeys;
 use perennial::secret::Secret;
+use perennial::shared_cache::Password;
 use perennial::time::Timestamp;
 
-use super::world::{ASSERTION, HEADER, KEY, QUERY, SECRET};
+use super::world::{ASSERTION, CACHE_PASSWORD, HEADER, KEY, QUERY, SECRET};
 use crate::support::Canaries;
 
 fn looks(value: &impl Debug) -> String {
@@ -60,13 +61,16 @@ fn tokens() -> Tokens {
 #[test]
 fn what_holds_a_secret_does_not_show_it() {
     let mut canaries = Canaries::default();
-    [SECRET, HEADER, ASSERTION, QUERY, KEY].into_iter().for_each(|secret| canaries.add(secret));
+    [SECRET, HEADER, ASSERTION, QUERY, KEY, CACHE_PASSWORD]
+        .into_iter()
+        .for_each(|secret| canaries.add(secret));
     let (provider, client) = (provider(), client());
     let variables = [
         ("PERENNIAL__SEALING__KEY", KEY.to_owned()),
         ("PERENNIAL__PROVIDERS__ACME__TOKEN_URL", provider.token_url.to_string()),
         ("PERENNIAL__PROVIDERS__ACME__HEADERS__X_API_KEY", HEADER.to_owned()),
         ("PERENNIAL__PROVIDERS__ACME__PARAMS__ASSERTION", ASSERTION.to_owned()),
+        ("PERENNIAL__SHARED_CACHE__PASSWORD", CACHE_PASSWORD.to_owned()),
         ("PERENNIAL__STORE__TABLE", "clients".to_owned()),
     ];
     let environment = variables.map(|(name, value)| (name.to_owned(), Secret::new(value))).into();
@@ -86,6 +90,7 @@ fn what_holds_a_secret_does_not_show_it() {
         looks(&Reply::Granted(Box::new(tokens()))),
         looks(&item),
         looks(&LocalKeys::parse(KEY).expect("a key")),
+        looks(&Password::Given(CACHE_PASSWORD.into())),
     ];
     for text in shown {
         canaries.assert_absent("a Debug", &text);

@@ -10,8 +10,8 @@ use perennial::store::Store as _;
 use serde_json::{Value, json};
 
 use crate::support::{
-    ACCESS_DENIED, Auth, Call, Canaries, Deployment, DynamoLocal, EXPIRED_CREDENTIALS, Front, Moto, Refusal,
-    StrictProvider, THROTTLED, free_port,
+    ACCESS_DENIED, Auth, Call, Canaries, Deployment, DynamoLocal, EXPIRED_CREDENTIALS, Front, Moto, Redis,
+    Refusal, StrictProvider, THROTTLED, free_port,
 };
 
 /// Anything that is to happen soon, on a busy machine.
@@ -39,12 +39,17 @@ pub(crate) const REFERRED: [(&str, &str, &str); 4] = [
 ];
 /// Stands beside the one secret in Secrets Manager, and is nobody's.
 const BESIDE: &str = "beside/canary+13=one";
+/// That of the shared cache.
+pub(crate) const CACHE_PASSWORD: &str = "cache/canary+\"15\"=%é";
+const CACHE_USER: &str = "leaks";
+/// Whoever says so was let in with it.
+pub(crate) const CACHE_ANSWERS: &str = "the shared cache answers";
 
 /// Everything there is to be logged; and everything that libraries have to tell, by their names.
 pub(crate) const FILTERS: [&str; 2] = [
     "trace",
     "perennial=trace,aws_config=trace,aws_sigv4=trace,aws_smithy_runtime=trace,aws_sdk_dynamodb=trace,aws_sdk_ssm=trace,\
-     aws_sdk_secretsmanager=trace,hyper=trace,hyper_util=trace,reqwest=trace,rustls=trace,oauth2=trace,h2=trace,axum=trace,config=trace",
+     aws_sdk_secretsmanager=trace,hyper=trace,hyper_util=trace,reqwest=trace,rustls=trace,oauth2=trace,h2=trace,axum=trace,config=trace,redis=trace",
 ];
 
 /// One client with an application of its own, and what its provider does to it.
@@ -128,6 +133,7 @@ pub(crate) struct World {
     pub(crate) variables: Vec<(String, String)>,
     mood: Arc<AtomicU8>,
     _front: Front,
+    _redis: Redis,
 }
 
 impl World {
@@ -139,6 +145,9 @@ impl World {
     pub(crate) async fn of(cases: impl Iterator<Item = &Case>) -> Self {
         let (mut canaries, strict) = (planted(), StrictProvider::start(&["--lifetime-secs", "600"]).await);
         let (local, moto) = (DynamoLocal::shared().await, Moto::start().await);
+        let redis = Redis::start().await;
+        let words = ["ACL", "SETUSER", CACHE_USER, "on", &format!(">{CACHE_PASSWORD}"), "~*", "+@all"];
+        redis.ask::<()>(&words);
         let mood = Arc::new(AtomicU8::new(0));
         let front = Front::before(local.endpoint(), rule(&mood)).await;
         let deployment = Deployment::on_dynamo(local, &settings(&strict));
@@ -151,8 +160,17 @@ impl World {
             clients.push_str(&refer(&strict, &moto, &deployment, referred, &mut canaries).await);
         }
         std::fs::write(deployment.path().join("clients.toml"), clients).expect("the folder is writable");
-        let variables = variables(&deployment, front.url(), moto.endpoint());
-        let world = Self { canaries, _strict: strict, moto, deployment, variables, mood, _front: front };
+        let variables = variables(&deployment, front.url(), moto.endpoint(), &redis.url());
+        let world = Self {
+            canaries,
+            _strict: strict,
+            moto,
+            deployment,
+            variables,
+            mood,
+            _front: front,
+            _redis: redis,
+        };
         assert!(world.run(&["clients", "apply", "clients.toml", "--json"]).status.success());
         world
     }
@@ -211,11 +229,21 @@ impl World {
 
 fn planted() -> Canaries {
     let mut canaries = Canaries::default();
-    for secret in
-        [SECRET, HEADER, ASSERTION, QUERY, PROXY_PASSWORD, AWS_SECRET, AWS_SESSION, KEY, LARGE, BESIDE]
-    {
-        canaries.add(secret);
-    }
+    let secrets = [
+        SECRET,
+        HEADER,
+        ASSERTION,
+        QUERY,
+        PROXY_PASSWORD,
+        AWS_SECRET,
+        AWS_SESSION,
+        KEY,
+        LARGE,
+        BESIDE,
+        CACHE_PASSWORD,
+    ];
+    secrets.into_iter().for_each(|secret| canaries.add(secret));
+    canaries.add_basic(CACHE_USER, CACHE_PASSWORD);
     let bytes = |text: &str| u8::from_str_radix(text, 16).expect("hexadecimal");
     let key: Vec<u8> = (0..KEY.len()).step_by(2).map(|at| bytes(&KEY[at..at + 2])).collect();
     canaries.add_bytes(&key);
@@ -319,7 +347,7 @@ fn settings(strict: &StrictProvider) -> String {
     .concat()
 }
 
-fn variables(deployment: &Deployment, endpoint: &str, secrets: &str) -> Vec<(String, String)> {
+fn variables(deployment: &Deployment, endpoint: &str, secrets: &str, cache: &str) -> Vec<(String, String)> {
     let proxy = format!("http://operator:{PROXY_PASSWORD}@127.0.0.1:{}", free_port());
     let spill = deployment.path().join("spill");
     let folder = deployment.path().display();
@@ -341,6 +369,9 @@ fn variables(deployment: &Deployment, endpoint: &str, secrets: &str) -> Vec<(Str
         ("REFERRED_SECRET", referred),
         ("PERENNIAL__SECRETS__ENDPOINT", secrets),
         ("PERENNIAL__SECRETS__ALLOW", allowed.as_str()),
+        ("PERENNIAL__SHARED_CACHE__URL", cache),
+        ("PERENNIAL__SHARED_CACHE__USER", CACHE_USER),
+        ("PERENNIAL__SHARED_CACHE__PASSWORD", CACHE_PASSWORD),
         ("RUST_BACKTRACE", "1"),
     ]
     .map(|(name, value)| (name.to_owned(), value.to_owned()))

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use perennial::client::outbound::Outbound;
 use perennial::client::{Grant, Provider};
-use perennial::provider::{HttpEndpoint, HttpSettings, TlsError, TokenEndpoint as _, TokenRequest};
+use perennial::provider::{HttpEndpoint, HttpSettings, TokenEndpoint as _, TokenRequest};
 use perennial::reply::Reply;
 use perennial::time::SystemClock;
+use perennial::tls::TlsError;
 use url::Url;
 
 use super::server::{Authority, Endpoint};

@@ -30,6 +30,17 @@ pub(crate) struct Deployment {
     table: Table,
 }
 
+/// Settings of programs that are quick to find, to do and to do again, at the strict provider; and `more`.
+pub(crate) fn quick_settings(provider: &StrictProvider, more: &str) -> String {
+    format!(
+        "[discovery]\ninterval = \"1s\"\n[fleet]\nbeat = \"500ms\"\nsilence = \"2s\"\n\
+         [refresh]\nspread = \"0s\"\nlifetime_min = \"1s\"\n\
+         [backoff]\nbase = \"200ms\"\nmin_interval = \"200ms\"\ncap = \"1s\"\n{more}\n\
+         [providers.strict]\ntoken_url = \"{}\"\nrate_per_second = 1000.0\nburst = 1000\n",
+        provider.token_url()
+    )
+}
+
 /// One client to be registered.
 pub(crate) struct NewClient<'a> {
     pub(crate) id: String,

@@ -37,7 +37,9 @@ use std::time::Duration;
 pub(crate) use self::redis::Redis;
 pub(crate) use canaries::Canaries;
 pub(crate) use commands::commands;
-pub(crate) use daemon::{Deployment, NewClient, agent_url, binary, drop_in_port, health_url, snapshot};
+pub(crate) use daemon::{
+    Deployment, NewClient, agent_url, binary, drop_in_port, health_url, quick_settings, snapshot,
+};
 pub(crate) use dynamo::DynamoLocal;
 pub(crate) use ecs::{EcsAgent, Mood, TASK};
 pub(crate) use front::{ACCESS_DENIED, Call, EXPIRED_CREDENTIALS, Front, Refusal, THROTTLED};

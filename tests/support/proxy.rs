@@ -10,8 +10,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-use super::wait_until;
-
 /// How it is.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Line {
@@ -22,6 +20,8 @@ enum Line {
     Closed,
     /// Connections that are open take what is sent, and lead nowhere any more; new ones are whole.
     Forgotten,
+    /// Connections that are open end with the next that is sent; new ones are whole.
+    Brittle,
 }
 
 /// Passes connections on to one server while it is whole. It ends with this.
@@ -29,9 +29,8 @@ pub(crate) struct Proxy {
     url: String,
     address: SocketAddr,
     line: watch::Sender<Line>,
-    /// How often all connections were ended.
-    ends: watch::Sender<u64>,
     swallowed: Arc<AtomicUsize>,
+    broken: Arc<AtomicUsize>,
     accepting: JoinHandle<()>,
 }
 
@@ -45,11 +44,10 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a port is free");
         let address = listener.local_addr().expect("it is bound");
         let (line, seen) = watch::channel(Line::Whole);
-        let ends = watch::Sender::new(0);
-        let swallowed = Arc::<AtomicUsize>::default();
-        let way = Way { server, ends: ends.clone(), swallowed: Arc::clone(&swallowed) };
+        let [swallowed, broken] = <[Arc<AtomicUsize>; 2]>::default();
+        let way = Way { server, swallowed: Arc::clone(&swallowed), broken: Arc::clone(&broken) };
         let accepting = tokio::spawn(accept(listener, address, way, seen));
-        Self { url: format!("http://{address}"), address, line, ends, swallowed, accepting }
+        Self { url: format!("http://{address}"), address, line, swallowed, broken, accepting }
     }
 
     pub(crate) fn url(&self) -> &str {
@@ -66,18 +64,6 @@ impl Proxy {
         self.line.send_replace(Line::Cut);
     }
 
-    /// Ends every connection there is, returns when none is left, and takes new ones.
-    ///
-    /// # Panics
-    /// When one does not end within 30 seconds.
-    pub(crate) async fn end_all(&self) {
-        self.ends.send_modify(|ends| *ends += 1);
-        // Each connection listens to this for as long as it is open.
-        let ended =
-            wait_until(Duration::from_secs(30), "connections end", async || self.ends.receiver_count() == 0);
-        ended.await;
-    }
-
     /// Ends every connection and refuses new ones.
     pub(crate) fn close(&self) {
         self.line.send_replace(Line::Closed);
@@ -91,6 +77,17 @@ impl Proxy {
     /// Bytes that were sent into forgotten connections.
     pub(crate) fn swallowed(&self) -> usize {
         self.swallowed.load(Ordering::Relaxed)
+    }
+
+    /// Has the connections that are open end with the next that is sent there, as whoever has forgotten them and says so does
+    /// (RFC 9293 section 3.5.2).
+    pub(crate) fn break_all(&self) {
+        self.line.send_replace(Line::Brittle);
+    }
+
+    /// Connections that have ended so.
+    pub(crate) fn broken(&self) -> usize {
+        self.broken.load(Ordering::Relaxed)
     }
 
     pub(crate) fn mend(&self) {
@@ -109,8 +106,8 @@ impl Drop for Proxy {
 #[derive(Clone)]
 struct Way {
     server: String,
-    ends: watch::Sender<u64>,
     swallowed: Arc<AtomicUsize>,
+    broken: Arc<AtomicUsize>,
 }
 
 async fn accept(mut listener: TcpListener, address: SocketAddr, way: Way, mut line: watch::Receiver<Line>) {
@@ -120,8 +117,8 @@ async fn accept(mut listener: TcpListener, address: SocketAddr, way: Way, mut li
             accepted = listener.accept() => {
                 let Ok((near, _)) = accepted else { return };
                 let begun = *seen.borrow();
-                if matches!(begun, Line::Whole | Line::Forgotten) {
-                    tokio::spawn(pass(way.ends.subscribe(), near, way.clone(), begun, seen.clone()));
+                if matches!(begun, Line::Whole | Line::Forgotten | Line::Brittle) {
+                    tokio::spawn(pass(near, way.clone(), begun, seen.clone()));
                 }
                 continue;
             }
@@ -141,35 +138,32 @@ async fn accept(mut listener: TcpListener, address: SocketAddr, way: Way, mut li
     }
 }
 
-async fn pass(
-    // Dropped last: whoever sees that it is gone knows that the connection is.
-    mut ends: watch::Receiver<u64>,
-    mut near: TcpStream,
-    way: Way,
-    begun: Line,
-    mut line: watch::Receiver<Line>,
-) {
+async fn pass(mut near: TcpStream, way: Way, begun: Line, mut line: watch::Receiver<Line>) {
     let Ok(mut far) = TcpStream::connect(way.server).await else { return };
     let is_over = |line: &Line| match line {
         Line::Whole => false,
-        Line::Forgotten => begun == Line::Whole,
+        Line::Forgotten | Line::Brittle => begun != *line,
         Line::Cut | Line::Closed => true,
     };
     tokio::select! {
+        // What is sent after a change meets the changed line.
+        biased;
         over = line.wait_for(is_over) => if over.is_err() { return },
-        _ = ends.changed() => return,
         _ = copy_bidirectional(&mut near, &mut far) => return,
     }
-    if *line.borrow() == Line::Forgotten {
-        let mut lost = [0; 1024];
-        loop {
-            tokio::select! {
-                _ = ends.changed() => return,
-                read = near.read(&mut lost) => match read {
-                    Ok(read @ 1..) => way.swallowed.fetch_add(read, Ordering::Relaxed),
-                    _ => return,
-                },
-            };
+    let how = *line.borrow();
+    let mut lost = [0; 1024];
+    match how {
+        Line::Forgotten => {
+            while let Ok(read @ 1..) = near.read(&mut lost).await {
+                way.swallowed.fetch_add(read, Ordering::Relaxed);
+            }
         }
+        Line::Brittle => {
+            if let Ok(1..) = near.read(&mut lost).await {
+                way.broken.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        Line::Whole | Line::Cut | Line::Closed => {}
     }
 }

@@ -79,6 +79,11 @@ impl Redis {
         )
     }
 
+    /// Where it is without TLS.
+    pub(crate) fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
     /// A user, for the environment of a process.
     pub(crate) fn login((user, password): (&'static str, &'static str)) -> [(&'static str, &'static str); 2] {
         [("PERENNIAL__SHARED_CACHE__USER", user), ("PERENNIAL__SHARED_CACHE__PASSWORD", password)]

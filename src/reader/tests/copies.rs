@@ -152,6 +152,21 @@ async fn whoever_waits_for_a_newer_one_is_not_content_with_the_same() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_copy_of_the_token_that_was_refused_is_no_answer_however_long_its_successor_takes() {
+    let (world, kept) = world();
+    world.put(&acme(), 1);
+    kept.put(&acme(), world.clock.now(), 1, secs(3600));
+    assert_eq!(world.read(&acme()).await, Ok(1));
+    world.reader.confirm(&acme(), world.clock.moment()).await;
+    world.reader.expect_newer(&acme());
+    world.pass(secs(10)).await;
+    world.put(&acme(), 2);
+    world.pass(secs(8)).await;
+    let served = world.reader.at_hand(&acme(), Want::default()).expect("without a question");
+    assert_eq!(served.token().generation.0, 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_confirmation_is_the_tables_own() {
     let (world, kept) = world();
     world.put(&acme(), 1);
