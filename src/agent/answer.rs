@@ -72,11 +72,17 @@ pub(super) fn token(
     answer
 }
 
-/// A token's JSON: what ages, and what is the same for everybody, from where it lies.
+/// A token's JSON: what ages, then what is the same for everybody, and the token from where it lies.
 fn token_body(id: &ClientId, served: &Served) -> Body {
     let token = served.token();
-    let steady = token.written.json(|| secret(written::json(id, token)));
-    Body::of([Bytes::from(ageing(served)), steady.slice(1..)])
+    let pieces = token.written.json(|| written::pieces(id, token));
+    let mut parts = Vec::with_capacity(2 * pieces.len());
+    parts.push(Bytes::from(ageing(served)));
+    parts.push(pieces[0].slice(1..));
+    for piece in &pieces[1..] {
+        parts.extend([token.secret.expose_bytes(), piece.clone()]);
+    }
+    Body::from(parts)
 }
 
 /// The same in one piece.
@@ -196,7 +202,7 @@ pub(super) fn batch(items: Vec<(&str, Item)>) -> Answer {
         parts.push(Bytes::from_static(before.as_bytes()));
     }
     parts.push(Bytes::from_static(b"]}\n"));
-    let mut answer = Response::new(Body::of(parts));
+    let mut answer = Response::new(Body::from(parts));
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
@@ -276,6 +282,10 @@ mod tests {
         let mac: serde_json::Value =
             serde_json::from_str(&token_json(&id(), &served("a", Some("MAC")))).expect("JSON");
         assert_eq!(mac["authorization"], "MAC a");
+        let odd =
+            token_body(&id(), &served("a", Some("\u{0}"))).collect().await.expect("infallible").to_bytes();
+        let odd: serde_json::Value = serde_json::from_slice(&odd).expect("JSON");
+        assert_eq!((&odd["access_token"], &odd["authorization"]), (&"a".into(), &"\u{0} a".into()));
     }
 
     #[test]

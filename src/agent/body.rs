@@ -3,32 +3,33 @@
 use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::vec;
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
-use smallvec::SmallVec;
 
-/// What is sent, part after part; its length is known. The last comes first.
+/// What is sent, part after part; its length is known.
 #[derive(Debug, Default)]
-pub(super) struct Body(SmallVec<[Bytes; 2]>);
+pub(super) struct Body(vec::IntoIter<Bytes>);
 
 impl Body {
-    /// Without those that are empty.
-    pub(super) fn of(parts: impl IntoIterator<Item = Bytes>) -> Self {
-        let mut parts: SmallVec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        parts.reverse();
-        Self(parts)
-    }
-
-    /// What it is made of.
+    /// What is left of it.
     pub(super) fn into_parts(self) -> impl Iterator<Item = Bytes> {
-        self.0.into_iter().rev()
+        self.0
+    }
+}
+
+impl From<Vec<Bytes>> for Body {
+    /// Without those that are empty.
+    fn from(mut parts: Vec<Bytes>) -> Self {
+        parts.retain(|part| !part.is_empty());
+        Self(parts.into_iter())
     }
 }
 
 impl From<Bytes> for Body {
     fn from(whole: Bytes) -> Self {
-        Self::of([whole])
+        Self::from(vec![whole])
     }
 }
 
@@ -40,14 +41,14 @@ impl hyper::body::Body for Body {
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop().map(|part| Ok(Frame::data(part))))
+        Poll::Ready(self.0.next().map(|part| Ok(Frame::data(part))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_empty()
+        self.0.as_slice().is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.iter().map(|part| part.len() as u64).sum())
+        SizeHint::with_exact(self.0.as_slice().iter().map(|part| part.len() as u64).sum())
     }
 }

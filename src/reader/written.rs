@@ -15,13 +15,13 @@ use crate::secret;
 /// has it.
 #[derive(Clone, Default)]
 pub struct Written {
-    json: OnceLock<Bytes>,
+    json: OnceLock<Vec<Bytes>>,
     tag: OnceLock<Bytes>,
 }
 
 impl Written {
-    /// An object of JSON, no member of which ages.
-    pub fn json(&self, write: impl FnOnce() -> Bytes) -> &Bytes {
+    /// See [`pieces`].
+    pub fn json(&self, write: impl FnOnce() -> Vec<Bytes>) -> &[Bytes] {
         self.json.get_or_init(write)
     }
 
@@ -48,6 +48,28 @@ impl fmt::Debug for Written {
 
 /// An object with all that is known of a token and does not age.
 pub fn json(client: &ClientId, token: &AccessToken) -> Zeroizing<String> {
+    json_of(client, token, token.secret.expose())
+}
+
+/// The same in pieces: the token, which need not be there once more, belongs between any two of them. One piece, where it
+/// has to be escaped.
+pub fn pieces(client: &ClientId, token: &AccessToken) -> Vec<Bytes> {
+    const PLACE: &str = "\u{0}";
+    const ESCAPED: &str = "\\u0000";
+    let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
+    if token.secret.expose().bytes().all(is_plain) {
+        let around = json_of(client, token, PLACE);
+        let pieces: Vec<_> =
+            around.split(ESCAPED).map(|piece| Bytes::copy_from_slice(piece.as_bytes())).collect();
+        // Unless the provider uses such a character itself.
+        if pieces.len() == 3 {
+            return pieces;
+        }
+    }
+    vec![Bytes::from_owner(json(client, token))]
+}
+
+fn json_of(client: &ClientId, token: &AccessToken, secret: &str) -> Zeroizing<String> {
     #[derive(Serialize)]
     struct Members<'a> {
         client: &'a str,
@@ -59,7 +81,6 @@ pub fn json(client: &ClientId, token: &AccessToken) -> Zeroizing<String> {
         refresh_after: i64,
         generation: i64,
     }
-    let secret = token.secret.expose();
     secret::json(&Members {
         client: client.as_str(),
         access_token: secret,
