@@ -99,11 +99,6 @@ fn ageing(served: &Served) -> String {
     format!("{{\"expires_in\":{},\"stale\":{},", served.remaining.as_secs(), served.stale)
 }
 
-/// Zeroized once it has been sent.
-pub(super) fn secret(text: Zeroizing<String>) -> Bytes {
-    Bytes::from_owner(text)
-}
-
 /// A generation never comes again, whatever becomes of a client; a table that another tool keeps has none.
 fn tag(token: &AccessToken) -> String {
     match token.generation {

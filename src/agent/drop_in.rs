@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::answer::{self, Answer, token_json};
+use super::answer::{Answer, token_json};
 use super::body::Body;
 use super::problem::{Problem, seconds};
 use super::query;
@@ -209,7 +209,9 @@ pub(super) fn value(ask: &Ask, served: &Served, settings: &Settings) -> Result<A
         version_stages: [CURRENT],
         created_date: format!("{}.{:03}", created.div_euclid(1000), created.rem_euclid(1000)),
     };
-    Ok(answer(StatusCode::OK, "application/json", answer::secret(secret::json(&value))))
+    // Zeroized once it has been sent.
+    let body = Bytes::from_owner(secret::json(&value));
+    Ok(answer(StatusCode::OK, "application/json", body))
 }
 
 /// `GetSecretValue`'s answer, as the agent of AWS tells it: the time is a string, in seconds.

@@ -11,8 +11,8 @@ use super::freshness::AccessToken;
 use crate::client::ClientId;
 use crate::secret;
 
-/// Of a token, in the words that everybody gets: made when somebody asks for the first time, and zeroized with the last who
-/// has it.
+/// Of a token, in the words that everybody gets: made when somebody asks for the first time. Where the token is in it, it is
+/// zeroized with the last who has it.
 #[derive(Clone, Default)]
 pub struct Written {
     json: OnceLock<Vec<Bytes>>,
