@@ -297,9 +297,8 @@ impl Vitals {
 
     /// The store's clock, as our steady clock went on since its last answer; `None` before the first.
     fn by_steady(&self, moment: Moment) -> Option<Timestamp> {
-        let steady = || Timestamp::EPOCH.plus(moment.since(Moment::default()));
         let is_dated = self.dated.load(Ordering::Relaxed);
-        is_dated.then(|| steady().set_right(self.lead_ms.load(Ordering::Relaxed)))
+        is_dated.then(|| steady(moment).set_right(self.lead_ms.load(Ordering::Relaxed)))
     }
 
     /// Our wall clock minus the store's, in milliseconds; zero while they agree to the second of the header, and before
@@ -314,8 +313,13 @@ impl Vitals {
 
 /// It changes only when the wall clock is stepped or slewed.
 fn own_lead_ms(clock: &dyn Clock) -> i64 {
-    let steady = clock.moment().since(Moment::default()).as_millis();
-    clock.now().as_millis().saturating_sub(i64::try_from(steady).unwrap_or(i64::MAX))
+    let steady = steady(clock.moment());
+    clock.now().as_millis().saturating_sub(steady.as_millis())
+}
+
+/// Our steady clock, as if its origin were the Unix epoch.
+fn steady(moment: Moment) -> Timestamp {
+    Timestamp::EPOCH.plus(moment.since(Moment::default()))
 }
 
 /// The `Date` header (RFC 9110 section 6.6.1) is cut to whole seconds: the true time lies in `[date, date + 1 s)`.

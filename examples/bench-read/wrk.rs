@@ -8,7 +8,7 @@ use serde_json::Value;
 
 /// Clients in an order that no cache foresees. `wrk` calls `done` at the end.
 const SCRIPT: &str = r#"
-local number, clients, tail = 0, CLIENTS, " HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer KEY\r\nCLOSE\r\n"
+local number, clients, tail = 0, CLIENTS, " HTTP/1.1\r\nHost: HOST\r\nAuthorization: Bearer KEY\r\nCLOSE\r\n"
 request = function()
     number = (number + 7919) % clients
     return "GET /v1/token/client-" .. number .. tail
@@ -59,6 +59,7 @@ impl Load<'_> {
         let close = if self.closes { "Connection: close\\r\\n" } else { "" };
         let text = SCRIPT
             .replace("CLIENTS", &self.clients.to_string())
+            .replace("HOST", url.trim_start_matches("http://"))
             .replace("KEY", self.key)
             .replace("CLOSE", close);
         script.write_all(text.as_bytes()).unwrap();
