@@ -96,7 +96,7 @@ async fn floor(bytes: usize) {
 }
 
 async fn agent(clients: usize, key: &str) {
-    let reader = filled(clients).await;
+    let reader = tokio::spawn(filled(clients)).await.unwrap();
     let digest = keys::digest_of(key);
     let entry = format!("[readers.bench]\nkey_sha256 = [\"{digest}\"]\nclients = [\"client-*\"]\n");
     let keys = Arc::new(ArcSwap::from_pointee(Keys::parse(&entry).unwrap()));
@@ -118,7 +118,7 @@ async fn agent(clients: usize, key: &str) {
 async fn hot(clients: usize) {
     const BATCHES: usize = 501;
     const READS: usize = 10_000;
-    let reader = filled(clients).await;
+    let reader = tokio::spawn(filled(clients)).await.unwrap();
     let ids: Vec<_> = (0..clients).map(client).collect();
     let mut nanos = Vec::with_capacity(BATCHES);
     let mut place = 0;
