@@ -3,6 +3,7 @@
 //! Whoever asks gets a token a million times for each time that it changes: what of it does not age is written once, and
 //! sent from there.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,27 +77,28 @@ pub(super) fn token(
 fn token_body(id: &ClientId, served: &Served) -> Body {
     let token = served.token();
     let pieces = token.written.json(|| written::pieces(id, token));
-    let mut parts = Vec::with_capacity(2 * pieces.len());
-    parts.push(Bytes::from(ageing(served)));
-    parts.push(pieces[0].slice(1..));
-    for piece in &pieces[1..] {
-        parts.extend([token.secret.expose_bytes(), piece.clone()]);
-    }
+    let mut first = ageing(served, pieces[0].len()).into_bytes();
+    first.extend_from_slice(&pieces[0][1..]);
+    let mut parts = Vec::with_capacity(pieces.len());
+    parts.push(Bytes::from(first));
+    parts.extend_from_slice(&pieces[1..]);
     Body::from(parts)
 }
 
 /// The same in one piece.
 pub(super) fn token_json(id: &ClientId, served: &Served) -> Zeroizing<String> {
-    let (first, steady) = (ageing(served), written::json(id, served.token()));
-    let mut whole = Zeroizing::new(String::with_capacity(first.len() + steady.len()));
-    whole.push_str(&first);
+    let steady = written::json(id, served.token());
+    let mut whole = Zeroizing::new(ageing(served, steady.len()));
     whole.push_str(&steady[1..]);
     whole
 }
 
-/// How an object begins that goes on with what does not age.
-fn ageing(served: &Served) -> String {
-    format!("{{\"expires_in\":{},\"stale\":{},", served.remaining.as_secs(), served.stale)
+/// How an object begins that goes on with what does not age, for which there is room.
+fn ageing(served: &Served, room: usize) -> String {
+    let mut text = String::with_capacity(64 + room);
+    write!(text, "{{\"expires_in\":{},\"stale\":{},", served.remaining.as_secs(), served.stale)
+        .expect("a string takes all");
+    text
 }
 
 /// A generation never comes again, whatever becomes of a client; a table that another tool keeps has none.

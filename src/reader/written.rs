@@ -51,22 +51,24 @@ pub fn json(client: &ClientId, token: &AccessToken) -> Zeroizing<String> {
     json_of(client, token, token.secret.expose())
 }
 
-/// The same in pieces: the token, which need not be there once more, belongs between any two of them. One piece, where it
-/// has to be escaped.
+/// The same in pieces, the token from where it lies: it need not be there once more, unless it has to be escaped. The first,
+/// which has the brace, holds no secret.
 pub fn pieces(client: &ClientId, token: &AccessToken) -> Vec<Bytes> {
     const PLACE: &str = "\u{0}";
     const ESCAPED: &str = "\\u0000";
     let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
     if token.secret.expose().bytes().all(is_plain) {
         let around = json_of(client, token, PLACE);
-        let pieces: Vec<_> =
-            around.split(ESCAPED).map(|piece| Bytes::copy_from_slice(piece.as_bytes())).collect();
+        let around: Vec<_> = around.split(ESCAPED).collect();
         // Unless the provider uses such a character itself.
-        if pieces.len() == 3 {
-            return pieces;
+        if let [begins, between, ends] = around[..] {
+            let piece = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+            let secret = || token.secret.expose_bytes();
+            return vec![piece(begins), secret(), piece(between), secret(), piece(ends)];
         }
     }
-    vec![Bytes::from_owner(json(client, token))]
+    let whole = Bytes::from_owner(json(client, token));
+    vec![whole.slice(..1), whole.slice(1..)]
 }
 
 fn json_of(client: &ClientId, token: &AccessToken, secret: &str) -> Zeroizing<String> {
