@@ -9,7 +9,9 @@ ARG RUNTIME_BASE=gcr.io/distroless/static-debian12:nonroot
 
 FROM ${BUILD_BASE} AS build
 WORKDIR /src
-# glibc, linked in: its resolver and allocator, on any base. It resolves by `files` and `dns`, both of which are part of
+# The allocator is built by make.
+RUN command -v make >/dev/null || { apt-get update && apt-get install --yes --no-install-recommends make; }
+# glibc, linked in: its resolver, on any base. It resolves by `files` and `dns`, both of which are part of
 # it since 2.34; a base whose nsswitch.conf asks for more modules than these for `hosts` is none for this image.
 # --target keeps this from procedural macros, which cannot be static.
 ENV RUSTFLAGS="-C target-feature=+crt-static"

@@ -4,6 +4,11 @@ use std::process::ExitCode;
 
 use clap::Parser as _;
 use perennial::cli::{self, Cli};
+use tikv_jemallocator::Jemalloc;
+
+/// What a storm of connections took goes back to the machine when they have gone, and what one thread frees is another's to use.
+#[global_allocator]
+static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse_from(cli::arguments(std::env::args_os()));
