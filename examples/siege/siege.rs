@@ -53,6 +53,10 @@ pub(crate) const SCALED: Size = Size {
     max_age: Duration::from_secs(2),
 };
 
+/// The allocator gives back what has not been used for ten seconds.
+const GIVES_BACK: Duration = Duration::from_secs(12);
+/// Between two looks at memory.
+const LOOK: Duration = Duration::from_millis(500);
 /// Memory that an allocator may keep after a storm of connections, in MiB.
 const SLACK_MB: f64 = 24.0;
 /// Descriptors that come and go: connections to the table, a file that is looked at.
@@ -160,13 +164,21 @@ async fn caught_up(camp: &Camp) {
     }
 }
 
-/// Descriptors and memory once the storm is over.
+/// Descriptors, and memory when no more of it is given back, once the storm is over.
 async fn settled(camp: &Camp) -> (usize, f64) {
     wait_until(SOON, "the storm's connections are gone", async || {
         camp.number("perennial_agent_connections").await < 32
     })
     .await;
-    (camp.descriptors(), camp.agent.rss_mb())
+    let (mut least, mut since) = (camp.agent.rss_mb(), Instant::now());
+    while since.elapsed() < GIVES_BACK {
+        tokio::time::sleep(LOOK).await;
+        let now = camp.agent.rss_mb();
+        if now < least - 0.5 {
+            (least, since) = (now, Instant::now());
+        }
+    }
+    (camp.descriptors(), least)
 }
 
 impl Seen {
