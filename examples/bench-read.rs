@@ -5,9 +5,9 @@
 //! make bench-read
 //! ```
 //!
-//! Both are built alike, run at the same time, and take turns under `wrk` in an order that rotates. The stable figure on
-//! a busy machine is the processor time for a request (schedstat of each thread: nanoseconds); ratios are the
-//! median of the pairs'. For each number of connections one line; then memory and processor time for a rising number of
+//! Both are built alike, run at the same time, and take turns under `wrk` in an order that rotates, on processors that are
+//! kept awake. The stable figure on a busy machine is the processor time for a request (schedstat of each thread:
+//! nanoseconds); ratios are the median of the pairs'. For each number of connections one line; then memory and processor time for a rising number of
 //! clients, and a read through the Rust module:
 //!
 //! ```text
@@ -34,11 +34,14 @@ use perennial::store::Store as _;
 use perennial::time::{Clock as _, SystemClock};
 use serde_json::json;
 
+#[path = "bench-read/awake.rs"]
+mod awake;
 #[path = "../tests/support/mod.rs"]
 mod support;
 #[path = "bench-read/wrk.rs"]
 mod wrk;
 
+use awake::Awake;
 use support::{Deployment, DynamoLocal, Process, agent_url, http_client};
 use wrk::{Load, Run};
 
@@ -122,6 +125,7 @@ async fn main() -> ExitCode {
     let mut agent = Side { process: agent, url, runs: Vec::new() };
     let mut floor = serve(&options.server, &["floor", "--bytes", &bytes.to_string()]).await;
 
+    let _awake = Awake::all();
     let (mut failed, mut worst) = (0, 0.0_f64);
     for (connections, closes) in MODES {
         let load =
