@@ -24,12 +24,12 @@ RUN mkdir src examples benches \
     && cp src/main.rs examples/demo.rs \
     && cp src/main.rs examples/store-writer.rs \
     && cp src/main.rs benches/engine.rs \
-    && cargo build --locked --release --no-default-features --bin perennial --target host-tuple
+    && cargo build --locked --release --no-default-features --features jemalloc --bin perennial --target host-tuple
 
 # cargo judges by times: the sources may be older than what was built of the empty ones.
 COPY src src
 RUN touch src/lib.rs src/main.rs \
-    && cargo build --locked --release --no-default-features --bin perennial --target host-tuple \
+    && cargo build --locked --release --no-default-features --features jemalloc --bin perennial --target host-tuple \
     && install -D target/*/release/perennial /image/usr/local/bin/perennial \
     && install -D -m 644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
     && install -d /image/etc/perennial

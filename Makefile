@@ -10,6 +10,8 @@ MAKEFLAGS += --no-builtin-rules
 CARGO ?= cargo
 # Passed on to the program that a target runs: make demo ARGS="--clients 5"
 ARGS ?=
+# What a production build has.
+PRODUCTION := --no-default-features --features jemalloc
 # How many storms `make sim` lives through.
 SEEDS ?= 1000
 # How long `make fuzz` stays with each entry.
@@ -42,10 +44,10 @@ sim: ## Simulate a fleet through SEEDS storms, and a day of 100,000 clients
 model: ## Model check the lease protocol with wider bounds than `make test` does
 	PERENNIAL_MODEL=deep $(CARGO) test --locked --test model -- --nocapture --test-threads 1 $(ARGS)
 
-# A production build, and a quarter of an hour. ARGS="--scaled" takes a minute.
+# A production build, and twenty minutes. ARGS="--scaled" takes a minute and a half.
 siege: ## Besiege an agent: idle, slow and hostile connections, crowds, a table that is gone
 	scripts/parts.sh
-	@$(CARGO) build --locked --release --no-default-features --bin perennial
+	@$(CARGO) build --locked --release $(PRODUCTION) --bin perennial
 	@$(CARGO) build --locked --bins --example strict-provider --example siege
 	@target/debug/examples/siege --agent target/release/perennial $(ARGS)
 
@@ -101,7 +103,7 @@ run-as-ecs: ## Run the image as the task definition of ecs/ says
 # A production build, and ten minutes.
 footprint: ## Measure what a small task needs: memory, processor time, capacity units
 	scripts/parts.sh
-	$(CARGO) build --locked --release --no-default-features --bin perennial
+	$(CARGO) build --locked --release $(PRODUCTION) --bin perennial
 	$(CARGO) build --locked --example footprint --example strict-provider
 	@target/debug/examples/footprint $(ARGS)
 
@@ -114,7 +116,7 @@ bench: ## Measure the engine in a release build
 # Needs wrk. Both the agent and the floor are production builds.
 bench-read: ## Measure reads through the agent beside a bare hyper server
 	scripts/parts.sh
-	$(CARGO) build --locked --release --no-default-features --bin perennial --example read-server
+	$(CARGO) build --locked --release $(PRODUCTION) --bin perennial --example read-server
 	$(CARGO) build --locked --bin perennial --example bench-read
 	@target/debug/examples/bench-read $(ARGS)
 

@@ -125,7 +125,7 @@ async fn main() -> ExitCode {
     let mut agent = Side { process: agent, url, runs: Vec::new() };
     let mut floor = serve(&options.server, &["floor", "--bytes", &bytes.to_string()]).await;
 
-    let _awake = Awake::all();
+    let mut awake = Awake::all();
     let (mut failed, mut worst) = (0, 0.0_f64);
     for (connections, closes) in MODES {
         let load =
@@ -144,6 +144,7 @@ async fn main() -> ExitCode {
         hot = hot.or(Some(point.hot_read_ns));
         options.print("curve", &point.told());
     }
+    assert!(awake.still(), "no loop has ended: is this chrt that of util-linux?");
     let clients = options.clients;
     options.print(
         "summary",

@@ -36,13 +36,13 @@ use perennial::record::Partition;
 use perennial::secret::Secret;
 use perennial::store::{Applied, Page, ShardQuery, Store, StoreError, View, Vitals};
 use perennial::time::{Clock as _, SystemClock};
-use tikv_jemallocator::Jemalloc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 /// As the program has it.
+#[cfg(feature = "jemalloc")]
 #[global_allocator]
-static ALLOCATOR: Jemalloc = Jemalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// As long as a JWT of a few claims is.
 const TOKEN_BYTES: usize = 800;

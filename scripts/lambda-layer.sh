@@ -24,7 +24,7 @@ die() { printf 'lambda-layer: %s\n' "$*" >&2; exit 1; }
 for tool in zip unzip readelf strip; do
     command -v "$tool" >/dev/null || die "$tool is missing. Install it, for example: apt-get install zip unzip binutils"
 done
-arguments=(build --locked --profile "$profile" --no-default-features --bin perennial)
+arguments=(build --locked --profile "$profile" --no-default-features --features jemalloc --bin perennial)
 built=target
 own=$(rustc -vV | sed -n 's/^host: //p')
 target=${TARGET:-$own}

@@ -36,10 +36,10 @@ trap 'rm -f perennial-sbom.json' EXIT
 # The same commit has the same bill.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
 export SOURCE_DATE_EPOCH
-"$tools/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --no-default-features --target "$host" \
+"$tools/bin/cargo-cyclonedx" cyclonedx --quiet --format json --spec-version 1.5 --no-default-features --features jemalloc --target "$host" \
     --override-filename perennial-sbom || die "cargo-cyclonedx failed"
 mv perennial-sbom.json "$out"
-cargo tree --locked --no-default-features --target "$host" -e normal,build --prefix none -f '{p}' |
+cargo tree --locked --no-default-features --features jemalloc --target "$host" -e normal,build --prefix none -f '{p}' |
     awk '{ print $1, substr($2, 2) }' | sort -u >"$out.tree"
 
 python3 - "$out" "$out.tree" "$host" <<'PYTHON'

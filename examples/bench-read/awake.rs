@@ -10,14 +10,20 @@ pub(crate) struct Awake(Vec<Child>);
 
 impl Awake {
     /// # Panics
-    /// Where there is no `chrt`.
+    /// Where there is no `chrt` or `setpriv`.
     pub(crate) fn all() -> Self {
-        // It ends with the bench, however that ends.
-        const LOOP: &str = "while kill -0 $PPID 2>/dev/null; do :; done";
+        // They end with the bench, however that ends (PR_SET_PDEATHSIG, prctl(2)).
+        const LOOP: [&str; 8] =
+            ["--idle", "0", "setpriv", "--pdeathsig", "KILL", "sh", "-c", "while :; do :; done"];
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let spin = |_| Command::new("chrt").args(["--idle", "0", "sh", "-c", LOOP]).spawn();
+        let spin = |_| Command::new("chrt").args(LOOP).spawn();
         let spinning = (0..processors).map(spin).collect::<Result<_, _>>();
-        Self(spinning.expect("chrt is installed: apt-get install util-linux"))
+        Self(spinning.expect("chrt and setpriv are installed: apt-get install util-linux"))
+    }
+
+    /// Whether none of them has ended.
+    pub(crate) fn still(&mut self) -> bool {
+        self.0.iter_mut().all(|child| matches!(child.try_wait(), Ok(None)))
     }
 }
 

@@ -41,7 +41,7 @@ pub(crate) const STATED: Size = Size {
     max_age: Duration::from_secs(60),
 };
 
-/// A minute, and fewer descriptors than most machines allow.
+/// A minute and a half, and fewer descriptors than most machines allow.
 pub(crate) const SCALED: Size = Size {
     clients: 4,
     idle: 300,
@@ -57,8 +57,8 @@ pub(crate) const SCALED: Size = Size {
 const GIVES_BACK: Duration = Duration::from_secs(12);
 /// Between two looks at memory.
 const LOOK: Duration = Duration::from_millis(500);
-/// Memory that an allocator may keep after a storm of connections, in MiB.
-const SLACK_MB: f64 = 24.0;
+/// Memory that comes and goes: answers of the table, readers' buffers, in MiB.
+const SLACK_MB: f64 = 8.0;
 /// Descriptors that come and go: connections to the table, a file that is looked at.
 const SLACK_DESCRIPTORS: usize = 16;
 
@@ -171,7 +171,8 @@ async fn settled(camp: &Camp) -> (usize, f64) {
     })
     .await;
     let (mut least, mut since) = (camp.agent.rss_mb(), Instant::now());
-    while since.elapsed() < GIVES_BACK {
+    let begun = since;
+    while since.elapsed() < GIVES_BACK && begun.elapsed() < SOON {
         tokio::time::sleep(LOOK).await;
         let now = camp.agent.rss_mb();
         if now < least - 0.5 {

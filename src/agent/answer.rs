@@ -176,7 +176,7 @@ pub(super) fn refreshing(generation: Gen) -> Answer {
 
 /// Many at once, each with a status of its own. What is a secret is sent from where it lies.
 pub(super) fn batch(items: Vec<(&str, Item)>) -> Answer {
-    let mut parts = Vec::with_capacity(6 * items.len() + 2);
+    let mut parts = Vec::with_capacity(7 * items.len() + 2);
     let mut before = "{\"tokens\":[";
     for (id, item) in items {
         match item {
