@@ -7,8 +7,8 @@
 //!
 //! Both are built alike, run at the same time, and take turns under `wrk` in an order that rotates, on processors that are
 //! kept awake. The stable figure on a busy machine is the processor time for a request (schedstat of each thread:
-//! nanoseconds); ratios are the median of the pairs'. For each number of connections one line; then memory and processor time for a rising number of
-//! clients, and a read through the Rust module:
+//! nanoseconds); ratios are the median of the pairs'. For each number of connections one line; then memory and processor
+//! time for a rising number of clients, and a read through the Rust module:
 //!
 //! ```text
 //! summary conns=16 mode=keep-alive agent_per_s=.. floor_per_s=.. ratio=.. cpu_us_agent=.. cpu_us_floor=.. cpu_ratio=.. rss_mb=.. ...
@@ -144,7 +144,10 @@ async fn main() -> ExitCode {
         hot = hot.or(Some(point.hot_read_ns));
         options.print("curve", &point.told());
     }
-    assert!(awake.still(), "no loop has ended: is this chrt that of util-linux?");
+    assert!(
+        awake.still(),
+        "a loop that keeps a processor awake has ended: chrt and setpriv must be those of util-linux"
+    );
     let clients = options.clients;
     options.print(
         "summary",
