@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cargo=${CARGO:-cargo}
-waiting=(alarms chaos drills siege)
+waiting=(alarms chaos drills leaks siege)
 
 others=()
 for file in tests/*.rs; do

@@ -14,7 +14,7 @@ use crate::time::{Moment, Timestamp};
 
 /// The daemon needs a moment from the time at which a refresh is due to the commit.
 const REFRESH_TAKES: Duration = Duration::from_secs(1);
-/// ... and readers of one token do not ask in one breath.
+/// ... and readers of one token do not ask in one breath, but well before it expires.
 const SPREAD: Duration = Duration::from_secs(2);
 /// Between two looks for something that is overdue, at least and at most.
 const EAGER: Duration = Duration::from_secs(1);
@@ -426,7 +426,8 @@ fn next_look(sighting: &Sighting, max_age: Duration, now: Now, unit: f64) -> Dur
     let regular = max_age.mul_f64(0.9 + unit / 10.0);
     let due = due(token);
     if due > now.wall {
-        let expected = due.since(now.wall) + REFRESH_TAKES + SPREAD.mul_f64(unit);
+        let spread = SPREAD.min(token.expires_at.since(due) / 4);
+        let expected = due.since(now.wall) + REFRESH_TAKES + spread.mul_f64(unit);
         return expected.min(regular);
     }
     overdue(now.wall.since(due), unit).min(sighting.remaining(now)).max(EAGER.mul_f64(0.5))

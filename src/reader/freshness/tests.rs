@@ -153,6 +153,18 @@ fn the_table_is_asked_again_soon_after_a_refresh_was_due() {
     assert!(look(3300) > secs(20) && look(3300) <= secs(30));
 }
 
+#[test]
+fn whoever_is_spread_last_still_asks_well_before_the_token_expires() {
+    let short =
+        AccessToken { expires_at: WALL.plus(secs(12)), refresh_at: Some(WALL.plus(secs(8))), ..token() };
+    let entry = confirmed(seen(Some(short), Standing::Kept), secs(300), after(Duration::ZERO), 1.0);
+    assert_eq!(
+        entry.check_at.since(after(Duration::ZERO).moment),
+        secs(10),
+        "8 s, 1 s, and a quarter of 4 s"
+    );
+}
+
 proptest! {
     /// Whatever the clocks, the wishes and the table's failures: what is served is good by both clocks.
     #[test]
