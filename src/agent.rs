@@ -209,9 +209,7 @@ impl<S: Store> Agent<S> {
     }
 
     async fn one(&self, head: &Parts, id: &str) -> Result<Answer, Problem> {
-        let allowed = self.allowed(&head.headers)?;
-        let id = query::client(id)?;
-        allowed.read(&id)?;
+        let id = self.readable(&head.headers, id)?;
         let query = Query::parse(head.uri.query().unwrap_or_default(), self.settings.max_wait)?;
         let form = form(&head.headers);
         if let Some(served) = self.reader.at_hand(&id, query.want) {
@@ -355,12 +353,27 @@ impl<S: Store> Agent<S> {
         serde_json::from_slice(&body).map_err(|_| Problem::Malformed(hint.to_owned()))
     }
 
+    /// The client whose token is asked for, if whoever asks may read it. Who that is has no other use then, and is not shared
+    /// with other processors by the count of its users.
+    fn readable(&self, headers: &HeaderMap, id: &str) -> Result<ClientId, Problem> {
+        let keys = self.keys.as_ref().map(|keys| keys.load());
+        let reader = keys.as_ref().map(|keys| whose(keys, key(headers)?)).transpose()?;
+        let id = query::client(id)?;
+        may_read(reader, &id).map(|()| id)
+    }
+
+    /// The same for whoever asks for more than that.
     fn allowed(&self, headers: &HeaderMap) -> Result<Allowed, Problem> {
-        if self.keys.is_none() {
-            return Ok(Allowed(None));
+        match &self.keys {
+            None => Ok(Allowed(None)),
+            Some(_) => self.whose(key(headers)?),
         }
-        let key = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));
-        self.whose(key.ok_or(Problem::NoKey)?)
+    }
+
+    /// What the owner of a key may do.
+    fn whose(&self, key: &[u8]) -> Result<Allowed, Problem> {
+        let Some(keys) = &self.keys else { return Ok(Allowed(None)) };
+        whose(&keys.load(), key).map(|reader| Allowed(Some(Arc::clone(reader))))
     }
 
     fn metrics(&self) -> String {
@@ -396,8 +409,7 @@ struct Allowed(Option<Arc<keys::Reader>>);
 
 impl Allowed {
     fn read(&self, id: &ClientId) -> Result<(), Problem> {
-        let allowed = self.0.as_ref().is_none_or(|reader| reader.may_read(id));
-        if allowed { Ok(()) } else { Err(Problem::NotAllowed) }
+        may_read(self.0.as_ref(), id)
     }
 
     fn may_reject(&self) -> bool {
@@ -425,6 +437,19 @@ impl<S: Store> server::Service for Visitors<S> {
             _ => self.agent.answer(request, self.is_local).await,
         }
     }
+}
+
+fn may_read(reader: Option<&Arc<keys::Reader>>, id: &ClientId) -> Result<(), Problem> {
+    let allowed = reader.is_none_or(|reader| reader.may_read(id));
+    if allowed { Ok(()) } else { Err(Problem::NotAllowed) }
+}
+
+fn whose<'a>(keys: &'a Keys, key: &[u8]) -> Result<&'a Arc<keys::Reader>, Problem> {
+    keys.whose(key).ok_or(Problem::UnknownKey)
+}
+
+fn key(headers: &HeaderMap) -> Result<&[u8], Problem> {
+    headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes())).ok_or(Problem::NoKey)
 }
 
 /// RFC 6750 section 2.1; the scheme's name in any case.

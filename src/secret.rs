@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::{fmt, io};
 
-use bytes::Bytes;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -53,34 +52,24 @@ impl Secret {
 
 /// A secret that is handed out again and again: clones share its memory, which is zeroized with the last of them.
 #[derive(Clone)]
-pub struct Shared {
-    text: Arc<Zeroizing<String>>,
-    /// The same memory.
-    bytes: Bytes,
-}
+pub struct Shared(Arc<Zeroizing<String>>);
 
 impl Shared {
     /// The text itself, as [`Secret::expose`].
     pub fn expose(&self) -> &str {
-        &self.text
-    }
-
-    /// The same for a connection, without copying it.
-    pub fn expose_bytes(&self) -> Bytes {
-        self.bytes.clone()
+        &self.0
     }
 }
 
 impl From<Secret> for Shared {
     fn from(secret: Secret) -> Self {
-        let text = Arc::new(secret.text);
-        Self { bytes: Bytes::from_owner(Owner(Arc::clone(&text))), text }
+        Self(Arc::new(secret.text))
     }
 }
 
 impl PartialEq for Shared {
     fn eq(&self, other: &Self) -> bool {
-        self.text == other.text
+        self.0 == other.0
     }
 }
 
@@ -89,14 +78,6 @@ impl Eq for Shared {}
 impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Shared(redacted)")
-    }
-}
-
-struct Owner(Arc<Zeroizing<String>>);
-
-impl AsRef<[u8]> for Owner {
-    fn as_ref(&self) -> &[u8] {
-        self.0.as_bytes()
     }
 }
 

@@ -4,6 +4,7 @@
 //! sent from there.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,7 +16,8 @@ use http::{Response, StatusCode};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::body::Body;
+pub(super) use super::body::Form;
+use super::body::{Body, Lent, Piece};
 use super::problem::{Problem, seconds};
 use crate::client::ClientId;
 use crate::reader::{AccessToken, Served, written};
@@ -35,13 +37,6 @@ const KEPT: Duration = Duration::from_secs(60);
 /// ... and so it is told, nearly each time.
 const KEEP: HeaderValue = HeaderValue::from_static("private, max-age=60, must-revalidate");
 
-/// How a token is wanted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    Json,
-    Text,
-}
-
 /// A token; or, where the asker has it already, the news that it is still good.
 pub(super) fn token(
     id: &ClientId,
@@ -51,12 +46,12 @@ pub(super) fn token(
     waited: Option<Duration>,
 ) -> Answer {
     let token = served.token();
-    let tag = token.written.tag(|| tag(token).into());
-    let known = asked.get(IF_NONE_MATCH).is_some_and(|tags| names(tags.as_bytes(), tag));
+    let tag = token.written.tag(|| tag(token));
+    let known = asked.get(IF_NONE_MATCH).is_some_and(|tags| names(tags.as_bytes(), tag.as_bytes()));
     let (body, content_type) = match form {
         _ if known => (Body::default(), None),
-        Form::Json => (token_body(id, served), Some(JSON)),
-        Form::Text => (token.secret.expose_bytes().into(), Some(TEXT)),
+        Form::Json => (token_piece(id, served).into(), Some(JSON)),
+        Form::Text => (Lent::new(String::new(), Arc::clone(&served.sighting), form).into(), Some(TEXT)),
     };
     let mut answer = Response::new(body);
     if known {
@@ -66,23 +61,20 @@ pub(super) fn token(
     if let Some(content_type) = content_type {
         headers.insert(CONTENT_TYPE, content_type);
     }
-    headers.insert(ETAG, value(tag.clone()));
+    headers.insert(ETAG, tag.clone());
     headers.insert(AGE, HeaderValue::from(served.age.as_secs()));
     headers.insert(CACHE_CONTROL, cache_control(served));
     headers.insert(SERVER_TIMING, timing(waited));
     answer
 }
 
-/// A token's JSON: what ages, then what is the same for everybody, and the token from where it lies.
-fn token_body(id: &ClientId, served: &Served) -> Body {
+/// A token's JSON: what ages, then what is the same for everybody.
+fn token_piece(id: &ClientId, served: &Served) -> Lent {
     let token = served.token();
-    let pieces = token.written.json(|| written::pieces(id, token));
-    let mut first = ageing(served, pieces[0].len()).into_bytes();
-    first.extend_from_slice(&pieces[0][1..]);
-    let mut parts = Vec::with_capacity(pieces.len());
-    parts.push(Bytes::from(first));
-    parts.extend_from_slice(&pieces[1..]);
-    Body::from(parts)
+    let begins = token.written.json(id, token).begins().unwrap_or_default();
+    let mut first = ageing(served, begins.len());
+    first.push_str(begins);
+    Lent::new(first, Arc::clone(&served.sighting), Form::Json)
 }
 
 /// The same in one piece.
@@ -102,11 +94,12 @@ fn ageing(served: &Served, room: usize) -> String {
 }
 
 /// A generation never comes again, whatever becomes of a client; a table that another tool keeps has none.
-fn tag(token: &AccessToken) -> String {
-    match token.generation {
+fn tag(token: &AccessToken) -> HeaderValue {
+    let text = match token.generation {
         Gen::NONE => format!("W/\"0-{}\"", token.expires_at.as_secs()),
         generation => format!("W/\"{generation}\""),
-    }
+    };
+    value(text.into())
 }
 
 /// RFC 9110 section 13.1.2: weak comparison, a list, or `*`.
@@ -176,30 +169,27 @@ pub(super) fn refreshing(generation: Gen) -> Answer {
 
 /// Many at once, each with a status of its own. What is a secret is sent from where it lies.
 pub(super) fn batch(items: Vec<(&str, Item)>) -> Answer {
-    let mut parts = Vec::with_capacity(7 * items.len() + 2);
-    let mut before = "{\"tokens\":[";
-    for (id, item) in items {
+    let made = |text: String| Piece::Made(text.into());
+    let mut pieces = Vec::with_capacity(3 * items.len() + 2);
+    pieces.push(made("{\"tokens\":[".to_owned()));
+    for (place, (id, item)) in items.into_iter().enumerate() {
+        let before = if place == 0 { "" } else { "," };
         match item {
             Ok((client, served)) => {
-                let head = format!("{before}{{\"client\":{},\"status\":200,\"token\":", json!(id));
-                parts.push(Bytes::from(head));
-                parts.extend(token_body(&client, &served).into_parts());
-                parts.push(Bytes::from_static(b"}"));
+                pieces.push(made(format!("{before}{{\"client\":{},\"status\":200,\"token\":", json!(id))));
+                pieces.push(Piece::Token(token_piece(&client, &served)));
+                pieces.push(made("}".to_owned()));
             }
             Err(problem) => {
                 let told = problem.told();
                 let (status, problem) = (told.status.as_u16(), Problem::body(&told));
                 let item = json!({ "client": id, "status": status, "problem": problem });
-                parts.push(Bytes::from(format!("{before}{item}")));
+                pieces.push(made(format!("{before}{item}")));
             }
         }
-        before = ",";
     }
-    if before != "," {
-        parts.push(Bytes::from_static(before.as_bytes()));
-    }
-    parts.push(Bytes::from_static(b"]}\n"));
-    let mut answer = Response::new(Body::from(parts));
+    pieces.push(made("]}\n".to_owned()));
+    let mut answer = Response::new(Body::from(pieces));
     answer.headers_mut().insert(CONTENT_TYPE, JSON);
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
@@ -223,8 +213,6 @@ pub(super) fn text(body: String, content_type: &'static str) -> Answer {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -264,7 +252,7 @@ mod tests {
     async fn a_token_in_json_is_json_whatever_the_provider_writes() {
         for nasty in ["plain", "q\"uo\\te", "new\nline\u{1}", "ü\u{2028}"] {
             let text = token_json(&id(), &served(nasty, Some("bearer")));
-            let body = token_body(&id(), &served(nasty, Some("bearer")));
+            let body = Body::from(token_piece(&id(), &served(nasty, Some("bearer"))));
             let length = hyper::body::Body::size_hint(&body).exact();
             let sent = body.collect().await.expect("infallible").to_bytes();
             assert_eq!((sent.as_ref(), length), (text.as_bytes(), Some(text.len() as u64)));
@@ -279,8 +267,8 @@ mod tests {
         let mac: serde_json::Value =
             serde_json::from_str(&token_json(&id(), &served("a", Some("MAC")))).expect("JSON");
         assert_eq!(mac["authorization"], "MAC a");
-        let odd =
-            token_body(&id(), &served("a", Some("\u{0}"))).collect().await.expect("infallible").to_bytes();
+        let odd = Body::from(token_piece(&id(), &served("a", Some("\u{0}"))));
+        let odd = odd.collect().await.expect("infallible").to_bytes();
         let odd: serde_json::Value = serde_json::from_slice(&odd).expect("JSON");
         assert_eq!((&odd["access_token"], &odd["authorization"]), (&"a".into(), &"\u{0} a".into()));
     }

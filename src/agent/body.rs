@@ -1,54 +1,229 @@
-//! Bodies of answers, in parts: what is a secret is sent from where it lies, and is never copied.
+//! Bodies of answers: a token is sent from where it lies, and is never copied.
 
 use std::convert::Infallible;
+use std::io::IoSlice;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::vec;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 
-/// What is sent, part after part; its length is known.
-#[derive(Debug, Default)]
-pub(super) struct Body(vec::IntoIter<Bytes>);
+use crate::reader::Sighting;
 
-impl Body {
-    /// What is left of it.
-    pub(super) fn into_parts(self) -> impl Iterator<Item = Bytes> {
-        self.0
+/// What is sent, piece after piece; its length is known.
+#[derive(Default)]
+pub(super) enum Body {
+    #[default]
+    Empty,
+    One(Piece),
+    Many(vec::IntoIter<Piece>),
+}
+
+/// What is sent at once.
+pub(super) enum Piece {
+    /// What is made for this answer.
+    Made(Bytes),
+    /// A token.
+    Token(Lent),
+}
+
+/// A token, and what stands around it, lent from the cache for as long as it is being sent.
+pub(super) struct Lent {
+    /// What is made for this answer.
+    begins: String,
+    sighting: Arc<Sighting>,
+    form: Form,
+    /// Bytes that are sent, and those that are not.
+    sent: usize,
+    left: usize,
+}
+
+/// What is lent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// What `written` has: somebody must have asked for it before.
+    Json,
+    /// The token alone.
+    Text,
+}
+
+impl Lent {
+    /// After `begins`, a sighting's token in this form.
+    pub(super) fn new(begins: String, sighting: Arc<Sighting>, form: Form) -> Self {
+        let mut lent = Self { begins, sighting, form, sent: 0, left: 0 };
+        lent.left = lent.parts().iter().map(|part| part.len()).sum();
+        lent
+    }
+
+    fn parts(&self) -> [&[u8]; 5] {
+        let Some(token) = &self.sighting.token else { return [self.begins.as_bytes(), b"", b"", b"", b""] };
+        let secret = token.secret.expose();
+        let [a, b, c, d] = match (self.form, token.written.known_json()) {
+            (Form::Json, Some(around)) => around.goes_on(secret),
+            (Form::Json, None) | (Form::Text, _) => [secret, "", "", ""],
+        };
+        [&self.begins, a, b, c, d].map(str::as_bytes)
+    }
+
+    /// What is not sent yet.
+    fn rest(&self) -> impl Iterator<Item = &[u8]> {
+        let mut sent = self.sent;
+        self.parts().into_iter().filter_map(move |part| {
+            let skipped = sent.min(part.len());
+            sent -= skipped;
+            Some(&part[skipped..]).filter(|rest| !rest.is_empty())
+        })
     }
 }
 
-impl From<Vec<Bytes>> for Body {
-    /// Without those that are empty.
-    fn from(mut parts: Vec<Bytes>) -> Self {
-        parts.retain(|part| !part.is_empty());
-        Self(parts.into_iter())
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        match self {
+            Self::Made(made) => made.remaining(),
+            Self::Token(lent) => lent.left,
+        }
+    }
+
+    fn chunk(&self) -> &[u8] {
+        match self {
+            Self::Made(made) => made.chunk(),
+            Self::Token(lent) => lent.rest().next().unwrap_or_default(),
+        }
+    }
+
+    fn chunks_vectored<'a>(&'a self, into: &mut [IoSlice<'a>]) -> usize {
+        match self {
+            Self::Made(made) => made.chunks_vectored(into),
+            Self::Token(lent) => {
+                let places = into.iter_mut().zip(lent.rest());
+                places.map(|(place, part)| *place = IoSlice::new(part)).count()
+            }
+        }
+    }
+
+    fn advance(&mut self, count: usize) {
+        match self {
+            Self::Made(made) => made.advance(count),
+            Self::Token(lent) => {
+                assert!(count <= lent.left, "no more is sent than there is");
+                (lent.sent, lent.left) = (lent.sent + count, lent.left - count);
+            }
+        }
+    }
+}
+
+impl Body {
+    fn pieces(&self) -> &[Piece] {
+        match self {
+            Self::Empty => &[],
+            Self::One(piece) => std::slice::from_ref(piece),
+            Self::Many(pieces) => pieces.as_slice(),
+        }
+    }
+}
+
+impl From<Vec<Piece>> for Body {
+    fn from(pieces: Vec<Piece>) -> Self {
+        Self::Many(pieces.into_iter())
     }
 }
 
 impl From<Bytes> for Body {
     fn from(whole: Bytes) -> Self {
-        Self::from(vec![whole])
+        Self::One(Piece::Made(whole))
+    }
+}
+
+impl From<Lent> for Body {
+    fn from(token: Lent) -> Self {
+        Self::One(Piece::Token(token))
     }
 }
 
 impl hyper::body::Body for Body {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = Infallible;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         _: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.next().map(|part| Ok(Frame::data(part))))
+    ) -> Poll<Option<Result<Frame<Piece>, Infallible>>> {
+        let next = match &mut *self {
+            Self::Many(pieces) => pieces.next(),
+            body => match std::mem::take(body) {
+                Self::One(piece) => Some(piece),
+                Self::Empty | Self::Many(_) => None,
+            },
+        };
+        Poll::Ready(next.map(|piece| Ok(Frame::data(piece))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.as_slice().is_empty()
+        self.pieces().is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.0.as_slice().iter().map(|part| part.len() as u64).sum())
+        SizeHint::with_exact(self.pieces().iter().map(|piece| piece.remaining() as u64).sum())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::ClientId;
+    use crate::reader::written::{self, Written};
+    use crate::reader::{AccessToken, Standing};
+    use crate::record::Gen;
+    use crate::secret::Secret;
+    use crate::time::{Moment, Timestamp};
+
+    fn lent(secret: &str, form: Form) -> (Piece, String) {
+        let token = AccessToken {
+            secret: Secret::new(secret).into(),
+            token_type: None,
+            scope: None,
+            expires_at: Timestamp::EPOCH,
+            refresh_at: None,
+            stored_at: None,
+            generation: Gen(1),
+            written: Written::default(),
+        };
+        let id = ClientId::new("acme").expect("an id");
+        let begins = format!("{{{}", token.written.json(&id, &token).begins().unwrap_or_default());
+        let whole = match form {
+            Form::Json => written::json(&id, &token).to_string(),
+            Form::Text => secret.to_owned(),
+        };
+        let begins = if form == Form::Json { begins } else { String::new() };
+        let (seen, seen_at, standing) = (Moment::default(), Timestamp::EPOCH, Standing::Kept);
+        let sighting = Sighting { token: Some(token), standing, overlap: None, seen, seen_at };
+        (Piece::Token(Lent::new(begins, Arc::new(sighting), form)), whole)
+    }
+
+    #[test]
+    fn a_token_is_sent_whole_however_little_the_other_side_takes_at_a_time() {
+        for (secret, form) in [("secret", Form::Json), ("to \"quote\"", Form::Json), ("secret", Form::Text)] {
+            for most in 1..=40 {
+                let (mut piece, whole) = lent(secret, form);
+                let mut sent = Vec::new();
+                while piece.has_remaining() {
+                    let mut places = [IoSlice::new(b""); 8];
+                    let filled = piece.chunks_vectored(&mut places);
+                    let rest: Vec<u8> = places[..filled].iter().flat_map(|place| place.to_vec()).collect();
+                    assert_eq!(rest, whole.as_bytes()[sent.len()..]);
+                    assert_eq!(rest.len(), piece.remaining());
+                    assert!(!piece.chunk().is_empty() && rest.starts_with(piece.chunk()));
+                    let taken = most.min(rest.len());
+                    sent.extend_from_slice(&rest[..taken]);
+                    piece.advance(taken);
+                }
+                assert_eq!(sent, whole.as_bytes());
+                assert_eq!((piece.chunk(), piece.chunks_vectored(&mut [IoSlice::new(b"")])), (&b""[..], 0));
+            }
+        }
+        let mut two = [IoSlice::new(b""); 2];
+        assert_eq!(lent("secret", Form::Json).0.chunks_vectored(&mut two), 2);
     }
 }

@@ -124,15 +124,13 @@ impl Keys {
     }
 
     /// Whose key this is. Takes as long for a key that is nobody's.
-    pub fn whose(&self, key: &[u8]) -> Option<Arc<Reader>> {
+    pub fn whose(&self, key: &[u8]) -> Option<&Arc<Reader>> {
         let presented = digest(&SHA256, key);
         let fits = |reader: &Reader| {
             let same = |known: &[u8; 32]| verify_slices_are_equal(known, presented.as_ref()).is_ok();
             reader.digests.iter().fold(false, |found, known| same(known) | found)
         };
-        self.readers
-            .iter()
-            .fold(None, |found, reader| if fits(reader) { Some(Arc::clone(reader)) } else { found })
+        self.readers.iter().fold(None, |found, reader| if fits(reader) { Some(reader) } else { found })
     }
 
     /// How many readers there are.

@@ -134,10 +134,4 @@ impl<S: Store> Agent<S> {
         let is_confirmed = served.sighting.seen >= since && !served.stale;
         is_confirmed.then_some(served).ok_or(Problem::Refused(Refusal::Unavailable(CONFIRMED)))
     }
-
-    /// Whose key this is.
-    pub(super) fn whose(&self, key: &[u8]) -> Result<Allowed, Problem> {
-        let Some(keys) = &self.keys else { return Ok(Allowed(None)) };
-        keys.load().whose(key).map(|reader| Allowed(Some(reader))).ok_or(Problem::UnknownKey)
-    }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use bytes::Bytes;
+use http::HeaderValue;
 use serde::{Serialize, Serializer};
 use zeroize::Zeroizing;
 
@@ -15,19 +15,48 @@ use crate::secret;
 /// zeroized with the last who has it.
 #[derive(Clone, Default)]
 pub struct Written {
-    json: OnceLock<Vec<Bytes>>,
-    tag: OnceLock<Bytes>,
+    json: OnceLock<Around>,
+    tag: OnceLock<HeaderValue>,
 }
 
 impl Written {
-    /// See [`pieces`].
-    pub fn json(&self, write: impl FnOnce() -> Vec<Bytes>) -> &[Bytes] {
-        self.json.get_or_init(write)
+    /// See [`around`].
+    pub fn json(&self, client: &ClientId, token: &AccessToken) -> &Around {
+        self.json.get_or_init(|| around(client, token))
+    }
+
+    /// The same, if somebody has asked for it.
+    pub fn known_json(&self) -> Option<&Around> {
+        self.json.get()
     }
 
     /// The entity tag of HTTP (RFC 9110 section 8.8.3).
-    pub fn tag(&self, write: impl FnOnce() -> Bytes) -> &Bytes {
+    pub fn tag(&self, write: impl FnOnce() -> HeaderValue) -> &HeaderValue {
         self.tag.get_or_init(write)
+    }
+}
+
+/// An object as [`json`] writes it, after its opening brace and without the token, which stands in it twice: it is sent from
+/// where it lies.
+#[derive(Clone)]
+pub struct Around {
+    text: Zeroizing<String>,
+    /// Where the token belongs; none where it had to be escaped, and is in the text.
+    places: Option<[usize; 2]>,
+}
+
+impl Around {
+    /// What stands before the token, if it is not in the text.
+    pub fn begins(&self) -> Option<&str> {
+        self.places.map(|[first, _]| &self.text[..first])
+    }
+
+    /// What follows on [`Self::begins`], or all of it where there is none.
+    pub fn goes_on<'a>(&'a self, token: &'a str) -> [&'a str; 4] {
+        match self.places {
+            Some([first, second]) => [token, &self.text[first..second], token, &self.text[second..]],
+            None => [&self.text, "", "", ""],
+        }
     }
 }
 
@@ -51,24 +80,26 @@ pub fn json(client: &ClientId, token: &AccessToken) -> Zeroizing<String> {
     json_of(client, token, token.secret.expose())
 }
 
-/// The same in pieces, the token from where it lies: it need not be there once more, unless it has to be escaped. The first,
-/// which has the brace, holds no secret.
-pub fn pieces(client: &ClientId, token: &AccessToken) -> Vec<Bytes> {
+fn around(client: &ClientId, token: &AccessToken) -> Around {
     const PLACE: &str = "\u{0}";
     const ESCAPED: &str = "\\u0000";
     let is_plain = |byte: u8| byte >= 0x20 && byte != b'"' && byte != b'\\';
     if token.secret.expose().bytes().all(is_plain) {
-        let around = json_of(client, token, PLACE);
-        let around: Vec<_> = around.split(ESCAPED).collect();
+        let members = members(json_of(client, token, PLACE));
+        let parts: Vec<_> = members.split(ESCAPED).collect();
         // Unless the provider uses such a character itself.
-        if let [begins, between, ends] = around[..] {
-            let piece = |text: &str| Bytes::copy_from_slice(text.as_bytes());
-            let secret = || token.secret.expose_bytes();
-            return vec![piece(begins), secret(), piece(between), secret(), piece(ends)];
+        if let [begins, between, _] = parts[..] {
+            let places = Some([begins.len(), begins.len() + between.len()]);
+            return Around { text: Zeroizing::new(parts.concat()), places };
         }
     }
-    let whole = Bytes::from_owner(json(client, token));
-    vec![whole.slice(..1), whole.slice(1..)]
+    Around { text: members(json(client, token)), places: None }
+}
+
+/// Without the brace.
+fn members(mut object: Zeroizing<String>) -> Zeroizing<String> {
+    object.remove(0);
+    object
 }
 
 fn json_of(client: &ClientId, token: &AccessToken, secret: &str) -> Zeroizing<String> {
