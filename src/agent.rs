@@ -213,7 +213,7 @@ impl<S: Store> Agent<S> {
         let query = Query::parse(head.uri.query().unwrap_or_default(), self.settings.max_wait)?;
         let form = form(&head.headers);
         if let Some(served) = self.reader.at_hand(&id, query.want) {
-            return Ok(answer::token(&id, &served, form, &head.headers, None));
+            return Ok(answer::token(&id, served, form, &head.headers, None));
         }
         Box::pin(self.one_later(head, &id, query, form)).await
     }
@@ -230,7 +230,7 @@ impl<S: Store> Agent<S> {
         match self.reader.wait_for(id, query.want, query.max_wait).await {
             Ok(served) => {
                 let waited = Some(self.clock.moment().since(begun));
-                Ok(answer::token(id, &served, form, &head.headers, waited))
+                Ok(answer::token(id, served, form, &head.headers, waited))
             }
             // Whoever asks for the next generation has the last.
             Err(Refusal::NoNewer(_)) => Ok(answer::not_modified()),
@@ -357,12 +357,13 @@ impl<S: Store> Agent<S> {
     /// with other processors by the count of its users.
     fn readable(&self, headers: &HeaderMap, id: &str) -> Result<ClientId, Problem> {
         let keys = self.keys.as_ref().map(|keys| keys.load());
-        let reader = keys.as_ref().map(|keys| whose(keys, key(headers)?)).transpose()?;
+        let reader =
+            keys.as_ref().map(|keys| keys.whose(key(headers)?).ok_or(Problem::UnknownKey)).transpose()?;
         let id = query::client(id)?;
         may_read(reader, &id).map(|()| id)
     }
 
-    /// The same for whoever asks for more than that.
+    /// What whoever asks may do.
     fn allowed(&self, headers: &HeaderMap) -> Result<Allowed, Problem> {
         match &self.keys {
             None => Ok(Allowed(None)),
@@ -370,10 +371,12 @@ impl<S: Store> Agent<S> {
         }
     }
 
-    /// What the owner of a key may do.
+    /// What the owner of this key may do.
     fn whose(&self, key: &[u8]) -> Result<Allowed, Problem> {
         let Some(keys) = &self.keys else { return Ok(Allowed(None)) };
-        whose(&keys.load(), key).map(|reader| Allowed(Some(Arc::clone(reader))))
+        let keys = keys.load();
+        let reader = keys.whose(key).ok_or(Problem::UnknownKey)?;
+        Ok(Allowed(Some(Arc::clone(reader))))
     }
 
     fn metrics(&self) -> String {
@@ -442,10 +445,6 @@ impl<S: Store> server::Service for Visitors<S> {
 fn may_read(reader: Option<&Arc<keys::Reader>>, id: &ClientId) -> Result<(), Problem> {
     let allowed = reader.is_none_or(|reader| reader.may_read(id));
     if allowed { Ok(()) } else { Err(Problem::NotAllowed) }
-}
-
-fn whose<'a>(keys: &'a Keys, key: &[u8]) -> Result<&'a Arc<keys::Reader>, Problem> {
-    keys.whose(key).ok_or(Problem::UnknownKey)
 }
 
 fn key(headers: &HeaderMap) -> Result<&[u8], Problem> {

@@ -16,7 +16,6 @@ use http::{Response, StatusCode};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-pub(super) use super::body::Form;
 use super::body::{Body, Lent, Piece};
 use super::problem::{Problem, seconds};
 use crate::client::ClientId;
@@ -37,21 +36,32 @@ const KEPT: Duration = Duration::from_secs(60);
 /// ... and so it is told, nearly each time.
 const KEEP: HeaderValue = HeaderValue::from_static("private, max-age=60, must-revalidate");
 
+/// Room for what stands before a token, a client's id above all.
+const ID: usize = 160;
+
+/// How a token is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Json,
+    Text,
+}
+
 /// A token; or, where the asker has it already, the news that it is still good.
 pub(super) fn token(
     id: &ClientId,
-    served: &Served,
+    served: Served,
     form: Form,
     asked: &HeaderMap,
     waited: Option<Duration>,
 ) -> Answer {
     let token = served.token();
-    let tag = token.written.tag(|| tag(token));
+    let tag = token.written.tag(|| tag(token)).clone();
     let known = asked.get(IF_NONE_MATCH).is_some_and(|tags| names(tags.as_bytes(), tag.as_bytes()));
+    let (age, cache_control) = (HeaderValue::from(served.age.as_secs()), cache_control(&served));
     let (body, content_type) = match form {
         _ if known => (Body::default(), None),
-        Form::Json => (token_piece(id, served).into(), Some(JSON)),
-        Form::Text => (Lent::new(String::new(), Arc::clone(&served.sighting), form).into(), Some(TEXT)),
+        Form::Json => (token_body(id, served).into(), Some(JSON)),
+        Form::Text => (Lent::text(served.sighting).into(), Some(TEXT)),
     };
     let mut answer = Response::new(body);
     if known {
@@ -61,20 +71,16 @@ pub(super) fn token(
     if let Some(content_type) = content_type {
         headers.insert(CONTENT_TYPE, content_type);
     }
-    headers.insert(ETAG, tag.clone());
-    headers.insert(AGE, HeaderValue::from(served.age.as_secs()));
-    headers.insert(CACHE_CONTROL, cache_control(served));
+    headers.insert(ETAG, tag);
+    headers.insert(AGE, age);
+    headers.insert(CACHE_CONTROL, cache_control);
     headers.insert(SERVER_TIMING, timing(waited));
     answer
 }
 
 /// A token's JSON: what ages, then what is the same for everybody.
-fn token_piece(id: &ClientId, served: &Served) -> Lent {
-    let token = served.token();
-    let begins = token.written.json(id, token).begins().unwrap_or_default();
-    let mut first = ageing(served, begins.len());
-    first.push_str(begins);
-    Lent::new(first, Arc::clone(&served.sighting), Form::Json)
+fn token_body(id: &ClientId, served: Served) -> Lent {
+    Lent::json(ageing(&served, ID), id, served.sighting)
 }
 
 /// The same in one piece.
@@ -177,7 +183,7 @@ pub(super) fn batch(items: Vec<(&str, Item)>) -> Answer {
         match item {
             Ok((client, served)) => {
                 pieces.push(made(format!("{before}{{\"client\":{},\"status\":200,\"token\":", json!(id))));
-                pieces.push(Piece::Token(token_piece(&client, &served)));
+                pieces.push(Piece::Token(token_body(&client, served)));
                 pieces.push(made("}".to_owned()));
             }
             Err(problem) => {
@@ -252,7 +258,7 @@ mod tests {
     async fn a_token_in_json_is_json_whatever_the_provider_writes() {
         for nasty in ["plain", "q\"uo\\te", "new\nline\u{1}", "ü\u{2028}"] {
             let text = token_json(&id(), &served(nasty, Some("bearer")));
-            let body = Body::from(token_piece(&id(), &served(nasty, Some("bearer"))));
+            let body = Body::from(token_body(&id(), served(nasty, Some("bearer"))));
             let length = hyper::body::Body::size_hint(&body).exact();
             let sent = body.collect().await.expect("infallible").to_bytes();
             assert_eq!((sent.as_ref(), length), (text.as_bytes(), Some(text.len() as u64)));
@@ -267,7 +273,7 @@ mod tests {
         let mac: serde_json::Value =
             serde_json::from_str(&token_json(&id(), &served("a", Some("MAC")))).expect("JSON");
         assert_eq!(mac["authorization"], "MAC a");
-        let odd = Body::from(token_piece(&id(), &served("a", Some("\u{0}"))));
+        let odd = Body::from(token_body(&id(), served("a", Some("\u{0}"))));
         let odd = odd.collect().await.expect("infallible").to_bytes();
         let odd: serde_json::Value = serde_json::from_slice(&odd).expect("JSON");
         assert_eq!((&odd["access_token"], &odd["authorization"]), (&"a".into(), &"\u{0} a".into()));
@@ -277,7 +283,7 @@ mod tests {
     fn whoever_has_the_generation_is_told_so() {
         let status = |tags: &'static str| {
             let asked = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static(tags))]);
-            token(&id(), &served("a", None), Form::Json, &asked, None).status()
+            token(&id(), served("a", None), Form::Json, &asked, None).status()
         };
         for same in ["W/\"7\"", "\"7\"", "\"6\", W/\"7\"", "*"] {
             assert_eq!(status(same), StatusCode::NOT_MODIFIED, "{same}");
@@ -289,13 +295,13 @@ mod tests {
 
     #[test]
     fn headers_say_how_old_it_is_and_how_long_to_keep_it() {
-        let answer = token(&id(), &served("a", None), Form::Text, &HeaderMap::new(), None);
+        let answer = token(&id(), served("a", None), Form::Text, &HeaderMap::new(), None);
         let header = |name: HeaderName| answer.headers()[name].to_str().expect("text").to_owned();
         assert_eq!(header(AGE), "3");
         assert_eq!(header(CACHE_CONTROL), "private, max-age=60, must-revalidate");
         assert_eq!(header(CONTENT_TYPE), "text/plain; charset=utf-8");
         let stale = Served { stale: true, ..served("a", None) };
-        let answer = token(&id(), &stale, Form::Text, &HeaderMap::new(), None);
+        let answer = token(&id(), stale, Form::Text, &HeaderMap::new(), None);
         assert_eq!(answer.headers()[CACHE_CONTROL], "private, max-age=0, must-revalidate");
     }
 }

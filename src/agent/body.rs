@@ -1,4 +1,4 @@
-//! Bodies of answers: a token is sent from where it lies, and is never copied.
+//! Bodies of answers: a token is sent from where it lies.
 
 use std::convert::Infallible;
 use std::io::IoSlice;
@@ -10,6 +10,8 @@ use std::vec;
 use bytes::{Buf, Bytes};
 use hyper::body::{Frame, SizeHint};
 
+use super::answer::Form;
+use crate::client::ClientId;
 use crate::reader::Sighting;
 
 /// What is sent, piece after piece; its length is known.
@@ -40,29 +42,35 @@ pub(super) struct Lent {
     left: usize,
 }
 
-/// What is lent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
-    /// What `written` has: somebody must have asked for it before.
-    Json,
-    /// The token alone.
-    Text,
-}
-
 impl Lent {
-    /// After `begins`, a sighting's token in this form.
-    pub(super) fn new(begins: String, sighting: Arc<Sighting>, form: Form) -> Self {
+    /// A token's JSON: the members that age, which begin the object, and those that do not.
+    pub(super) fn json(mut ages: String, client: &ClientId, sighting: Arc<Sighting>) -> Self {
+        if let Some(token) = &sighting.token {
+            ages.push_str(token.written.json(client, token).begins().unwrap_or_default());
+        }
+        Self::new(ages, sighting, Form::Json)
+    }
+
+    /// A token alone.
+    pub(super) fn text(sighting: Arc<Sighting>) -> Self {
+        Self::new(String::new(), sighting, Form::Text)
+    }
+
+    fn new(begins: String, sighting: Arc<Sighting>, form: Form) -> Self {
         let mut lent = Self { begins, sighting, form, sent: 0, left: 0 };
         lent.left = lent.parts().iter().map(|part| part.len()).sum();
         lent
     }
 
+    /// All of it, in its order.
     fn parts(&self) -> [&[u8]; 5] {
-        let Some(token) = &self.sighting.token else { return [self.begins.as_bytes(), b"", b"", b"", b""] };
-        let secret = token.secret.expose();
-        let [a, b, c, d] = match (self.form, token.written.known_json()) {
-            (Form::Json, Some(around)) => around.goes_on(secret),
-            (Form::Json, None) | (Form::Text, _) => [secret, "", "", ""],
+        let [a, b, c, d] = match (&self.sighting.token, self.form) {
+            (Some(token), Form::Text) => [token.secret.expose(), "", "", ""],
+            (Some(token), Form::Json) => {
+                let around = token.written.known_json();
+                around.map_or([""; 4], |around| around.goes_on(token.secret.expose()))
+            }
+            (None, _) => [""; 4],
         };
         [&self.begins, a, b, c, d].map(str::as_bytes)
     }
@@ -172,7 +180,6 @@ impl hyper::body::Body for Body {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::ClientId;
     use crate::reader::written::{self, Written};
     use crate::reader::{AccessToken, Standing};
     use crate::record::Gen;
@@ -191,15 +198,13 @@ mod tests {
             written: Written::default(),
         };
         let id = ClientId::new("acme").expect("an id");
-        let begins = format!("{{{}", token.written.json(&id, &token).begins().unwrap_or_default());
-        let whole = match form {
-            Form::Json => written::json(&id, &token).to_string(),
-            Form::Text => secret.to_owned(),
-        };
-        let begins = if form == Form::Json { begins } else { String::new() };
+        let json = written::json(&id, &token).to_string();
         let (seen, seen_at, standing) = (Moment::default(), Timestamp::EPOCH, Standing::Kept);
-        let sighting = Sighting { token: Some(token), standing, overlap: None, seen, seen_at };
-        (Piece::Token(Lent::new(begins, Arc::new(sighting), form)), whole)
+        let sighting = Arc::new(Sighting { token: Some(token), standing, overlap: None, seen, seen_at });
+        match form {
+            Form::Json => (Piece::Token(Lent::json("{".into(), &id, sighting)), json),
+            Form::Text => (Piece::Token(Lent::text(sighting)), secret.to_owned()),
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::time::{Moment, Timestamp};
 
 /// The daemon needs a moment from the time at which a refresh is due to the commit.
 const REFRESH_TAKES: Duration = Duration::from_secs(1);
-/// ... and readers of one token do not ask in one breath, but well before it expires.
+/// ... and readers of one token do not ask in one breath. That takes a quarter at most of what the token has left then.
 const SPREAD: Duration = Duration::from_secs(2);
 /// Between two looks for something that is overdue, at least and at most.
 const EAGER: Duration = Duration::from_secs(1);
