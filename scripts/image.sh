@@ -30,10 +30,11 @@ sealed() {
     "${docker[@]}" run --rm --read-only --network none --cap-drop ALL --security-opt no-new-privileges "$@"
 }
 
-# A run that ends without a table. It refuses to start where it finds no certificates at all.
+# A run that ends without a table. With a provider it refuses to start where it finds no certificates at all.
 once() {
     sealed --env PERENNIAL__STORE__TABLE=none-such --env PERENNIAL__STORE__REGION=us-east-1 --env AWS_ACCESS_KEY_ID=none \
-        --env AWS_SECRET_ACCESS_KEY=none --env PERENNIAL__STORE__ENDPOINT=http://127.0.0.1:9 "$@" "$tag" run --once 2>&1 || true
+        --env AWS_SECRET_ACCESS_KEY=none --env PERENNIAL__STORE__ENDPOINT=http://127.0.0.1:9 \
+        --env PERENNIAL__PROVIDERS__ACME__TOKEN_URL=https://auth.acme.example/token "$@" "$tag" run --once 2>&1 || true
 }
 
 # Hidden certificates have to be missed, or it proves nothing that those of the image are found.
