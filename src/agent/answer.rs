@@ -4,7 +4,6 @@
 //! sent from there.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -219,6 +218,8 @@ pub(super) fn text(body: String, content_type: &'static str) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http_body_util::BodyExt as _;
 
     use super::*;

@@ -20,7 +20,7 @@ pub struct Written {
 }
 
 impl Written {
-    /// See [`around`].
+    /// What [`json`] writes, as it is sent.
     pub fn json(&self, client: &ClientId, token: &AccessToken) -> &Around {
         self.json.get_or_init(|| around(client, token))
     }
