@@ -218,8 +218,10 @@ pub(super) fn text(body: String, content_type: &'static str) -> Answer {
 
 #[cfg(test)]
 mod tests {
+    use std::io::IoSlice;
     use std::sync::Arc;
 
+    use bytes::Buf as _;
     use http_body_util::BodyExt as _;
 
     use super::*;
@@ -304,5 +306,39 @@ mod tests {
         let stale = Served { stale: true, ..served("a", None) };
         let answer = token(&id(), stale, Form::Text, &HeaderMap::new(), None);
         assert_eq!(answer.headers()[CACHE_CONTROL], "private, max-age=0, must-revalidate");
+    }
+
+    fn lent(secret: &str, form: Form) -> (String, Lent) {
+        let served = served(secret, None);
+        match form {
+            Form::Json => (token_json(&id(), &served).to_string(), token_body(&id(), served)),
+            Form::Text => (secret.to_owned(), Lent::text(served.sighting)),
+        }
+    }
+
+    #[test]
+    fn a_token_is_sent_whole_however_little_the_other_side_takes_at_a_time() {
+        for (secret, form) in [("secret", Form::Json), ("to \"quote\"", Form::Json), ("secret", Form::Text)] {
+            for most in 1..=40 {
+                let (whole, piece) = lent(secret, form);
+                let mut piece = Piece::Token(piece);
+                let mut sent = Vec::new();
+                while piece.has_remaining() {
+                    let mut places = [IoSlice::new(b""); 8];
+                    let filled = piece.chunks_vectored(&mut places);
+                    let rest: Vec<u8> = places[..filled].iter().flat_map(|place| place.to_vec()).collect();
+                    assert_eq!(rest, whole.as_bytes()[sent.len()..]);
+                    assert_eq!(rest.len(), piece.remaining());
+                    assert!(!piece.chunk().is_empty() && rest.starts_with(piece.chunk()));
+                    let taken = most.min(rest.len());
+                    sent.extend_from_slice(&rest[..taken]);
+                    piece.advance(taken);
+                }
+                assert_eq!(sent, whole.as_bytes());
+                assert_eq!((piece.chunk(), piece.chunks_vectored(&mut [IoSlice::new(b"")])), (&b""[..], 0));
+            }
+        }
+        let mut two = [IoSlice::new(b""); 2];
+        assert_eq!(Piece::Token(lent("secret", Form::Json).1).chunks_vectored(&mut two), 2);
     }
 }
